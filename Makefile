@@ -1,0 +1,60 @@
+# The commands a newcomer needs: `make demo`, `make test`; `make bench` and `make docs` for more.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml') Cargo.toml Cargo.lock pyproject.toml
+
+.PHONY: help demo test test-rust test-python lint format build bench clean wheels
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/made: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' 'maturin>=1.9,<2'
+	touch $@
+
+# Release, because a debug build is several times slower and says so.
+$(VENV)/built: $(VENV)/made $(SOURCES)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	touch $@
+
+$(VENV)/tools: $(VENV)/made
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+build: $(VENV)/built ## Build and install into .venv
+
+demo: build ## Play the main scene: a phone switches a bedroom light on
+	$(BIN)/python examples/light_in_bedroom.py
+
+test: lint test-rust test-python wheels ## Install what the tests need, and run them all
+
+test-rust:
+	cargo test --locked --quiet
+
+test-python: build $(VENV)/tools
+	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
+	$(BIN)/python -m pytest
+
+lint: build $(VENV)/tools ## Format and type checks
+	cargo fmt --all --check
+	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest reqtt._core
+
+format: $(VENV)/tools ## Format the sources
+	cargo fmt --all
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format
+
+wheels: build ## Build the abi3 wheel and try it on every CPython from 3.11 up
+	tests/wheels.sh
+
+clean: ## Remove what was built
+	rm -rf $(VENV) target dist

@@ -1,0 +1,104 @@
+"""Request/response over MQTT 5: await a response, decorate a responder.
+
+    async with reqtt.Requester("mqtt://localhost:1883") as req:
+        response = await req.request("cmnd/light-in-bedroom/power", "ON", timeout=2)
+        print(response.text)
+"""
+
+from __future__ import annotations
+
+import warnings as _warnings
+
+from reqtt import codecs
+from reqtt._core import DEBUG as _DEBUG
+from reqtt._core import ConnAck, Message, PubAck, Request, Response, __version__
+from reqtt.client import (
+    Client,
+    Connected,
+    ConnectionEvent,
+    Disconnected,
+    Properties,
+    Reconnect,
+    Reconnecting,
+    Stats,
+    Subscription,
+    TlsOptions,
+    Will,
+)
+from reqtt.errors import (
+    BadRequest,
+    ClientClosed,
+    ConnectError,
+    ConnectionLost,
+    DecodeError,
+    InvalidResponse,
+    InvalidTopic,
+    NoMatchingSubscribers,
+    NotFound,
+    PacketTooLarge,
+    PublishError,
+    RemoteError,
+    RemoteTimeout,
+    RemoteUnavailable,
+    ReqttError,
+    RequestError,
+    ResponseTimeout,
+    SubscribeError,
+    UnsupportedContentType,
+)
+from reqtt.requester import Requester, ResponseTopic
+from reqtt.responder import Middleware, Router, responder
+from reqtt.serving import Responder
+
+__all__ = [
+    "BadRequest",
+    "Client",
+    "ClientClosed",
+    "ConnAck",
+    "ConnectError",
+    "Connected",
+    "ConnectionEvent",
+    "ConnectionLost",
+    "DecodeError",
+    "Disconnected",
+    "InvalidResponse",
+    "InvalidTopic",
+    "Message",
+    "Middleware",
+    "NoMatchingSubscribers",
+    "NotFound",
+    "PacketTooLarge",
+    "Properties",
+    "PubAck",
+    "PublishError",
+    "Reconnect",
+    "Reconnecting",
+    "RemoteError",
+    "RemoteTimeout",
+    "RemoteUnavailable",
+    "ReqttError",
+    "Request",
+    "RequestError",
+    "Requester",
+    "Responder",
+    "Response",
+    "ResponseTimeout",
+    "ResponseTopic",
+    "Router",
+    "Stats",
+    "SubscribeError",
+    "Subscription",
+    "TlsOptions",
+    "UnsupportedContentType",
+    "Will",
+    "__version__",
+    "codecs",
+    "responder",
+]
+
+if _DEBUG:
+    _warnings.warn(
+        "this is a debug build of reqtt, several times slower: build with `maturin develop --release`",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,29 @@
+"""The keyword arguments of `Client`, for those who pass them on."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from reqtt.client import Properties, Reconnect, TlsOptions, Will
+
+__all__ = ["ClientOptions"]
+
+
+class ClientOptions(TypedDict, total=False):
+    """What `Client(...)` takes besides the URL."""
+
+    client_id: str | None
+    username: str | None
+    password: str | bytes | None
+    tls: TlsOptions | bool | None
+    keep_alive: int
+    connect_timeout: float
+    clean_start: bool
+    session_expiry_interval: int
+    receive_maximum: int
+    maximum_packet_size: int
+    topic_alias_maximum: int
+    request_response_information: bool
+    will: Will | None
+    user_properties: Properties
+    reconnect: Reconnect | None

@@ -1,0 +1,566 @@
+"""One connection to a broker: its lifecycle, its events, publish and subscribe.
+
+Owns when the connection opens and closes. Requests and responses go through `Requester` and `Responder`,
+which share it; what MQTT means is decided in the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from reqtt import _core
+from reqtt.errors import ClientClosed, ConnectionLost
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from reqtt.codecs import Payload
+
+__all__ = [
+    "Client",
+    "Connected",
+    "ConnectionEvent",
+    "Disconnected",
+    "Properties",
+    "Reconnect",
+    "Reconnecting",
+    "Stats",
+    "Subscription",
+    "TlsOptions",
+    "Will",
+]
+
+Properties: TypeAlias = Sequence[tuple[str, str]] | Mapping[str, str]
+"""User properties: pairs of text, in order; names may repeat. A mapping will do where they do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """How TLS is done, for `mqtts://` and `wss://`. TLS 1.2 is the least.
+
+    `ca`, `cert` and `key` are paths, or PEM text or bytes. `ca` replaces the system's authorities; `cert` and
+    `key` are the client's own. `server_name` is the name that the certificate must have, where it is not the
+    URL's host. `verify=False` takes any certificate: for tests only, and it is logged at WARNING.
+
+        Client("mqtts://broker:8883", tls=TlsOptions(ca="ca.pem", cert="me.pem", key="me.key"))
+    """
+
+    ca: str | os.PathLike[str] | bytes | None = None
+    cert: str | os.PathLike[str] | bytes | None = None
+    key: str | os.PathLike[str] | bytes | None = None
+    alpn: Sequence[str] = ()
+    server_name: str | None = None
+    verify: bool = True
+
+    def __repr__(self) -> str:
+        # A key given as text must not end up in a log.
+        return f"TlsOptions(server_name={self.server_name!r}, alpn={tuple(self.alpn)!r}, verify={self.verify})"
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """The message that the broker publishes when this client goes away without a DISCONNECT (section 3.1.2.5).
+
+    `delay_interval` and `message_expiry_interval` are in seconds. With `response_topic` and
+    `correlation_data` the will is itself a request: whoever takes care of it can say so.
+
+        Will("state/panel-7", "gone", retain=True, response_topic="state/panel-7/seen")
+    """
+
+    topic: str
+    payload: Payload = b""
+    qos: int = 1
+    retain: bool = False
+    delay_interval: int = 0
+    payload_format_indicator: int | None = None
+    message_expiry_interval: int | None = None
+    content_type: str | None = None
+    response_topic: str | None = None
+    correlation_data: bytes | None = None
+    user_properties: Properties = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """How a lost connection is made again: the delay doubles from `initial` to `max` seconds, less a random
+    part of up to `jitter` (0 to 1) of it. After `give_up_after` seconds without a connection (None: never)
+    everything that waits, and everything new, ends with `ConnectionLost`.
+
+        Client("mqtt://broker", reconnect=Reconnect(initial=0.5, give_up_after=60))
+    """
+
+    initial: float = 0.1
+    max: float = 30
+    jitter: float = 0.5
+    give_up_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The connection is up, for the first time or again."""
+
+    connack: _core.ConnAck
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection is gone. `reason_code` is the broker's, if it sent a DISCONNECT (section 3.14).
+
+    `final` says that no other attempt follows: everything that waits has ended with `ConnectionLost`.
+    """
+
+    reason_code: int | None
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnecting:
+    """Attempt number `attempt`, counted from 1 since the loss, starts in `delay` seconds."""
+
+    attempt: int
+    delay: float
+
+
+ConnectionEvent: TypeAlias = Connected | Disconnected | Reconnecting
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a client has done so far. `pending` and `in_flight` are of this moment, the rest only grows.
+
+    `late` responses came for requests that had ended by timeout or cancellation, `duplicates` for requests
+    already answered, `unmatched` for none that is known; `retained` ones are never responses.
+    """
+
+    pending: int
+    in_flight: int
+    requests: int
+    responses: int
+    late: int
+    unmatched: int
+    duplicates: int
+    retained: int
+    timeouts: int
+    cancelled: int
+    requests_received: int
+    responses_sent: int
+    duplicates_suppressed: int
+    requests_dropped: int
+    reconnects: int
+    bytes_sent: int
+    bytes_received: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written and read."""
+        return self.bytes_sent + self.bytes_received
+
+
+class _Connection:
+    """What is known of the connection; told by the native side, which must not hold the `Client` itself."""
+
+    def __init__(self, client_id: str) -> None:
+        self.client_id = client_id
+        self.connected = False
+        self.connack: _core.ConnAck | None = None
+        self.lost: ConnectionLost | None = None
+        self.listeners: weakref.WeakSet[_EventStream] = weakref.WeakSet()
+        self.waiters: set[asyncio.Future[None]] = set()
+
+    def on_event(self, kind: str, facts: tuple[Any, ...]) -> None:
+        event: ConnectionEvent
+        if kind == "connected":
+            event = Connected(*facts)
+            self.connected, self.connack, self.client_id = True, event.connack, event.client_id
+        elif kind == "disconnected":
+            event = Disconnected(*facts)
+            self.connected = False
+            if event.final:
+                self.lost = ConnectionLost(f"connection lost: {event.reason}", reason_code=event.reason_code)
+                self.wake()
+        else:
+            event = Reconnecting(*facts)
+        for listener in list(self.listeners):
+            listener.put(event)
+
+    def wake(self) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def ended(self) -> None:
+        """Until the connection is lost for good, or closed."""
+        if self.lost is not None:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self.waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self.waiters.discard(waiter)
+
+
+class _EventStream(AsyncIterator[ConnectionEvent]):
+    """Events since it was made; ends when the client is closed."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[ConnectionEvent | None] = asyncio.Queue()
+
+    def put(self, event: ConnectionEvent | None) -> None:
+        self._queue.put_nowait(event)
+
+    async def __anext__(self) -> ConnectionEvent:
+        event = await self._queue.get()
+        if event is None:
+            self._queue.put_nowait(None)
+            raise StopAsyncIteration
+        return event
+
+
+class Client:
+    """One connection to an MQTT 5 broker; requesters and responders share it.
+
+    `url` is `mqtt://`, `mqtts://`, `ws://`, `wss://` or `unix://`; `user:password@` is accepted and never
+    printed. `client_id=None` lets the broker choose. `keep_alive` (0: off), `connect_timeout` and
+    `session_expiry_interval` are in seconds, `maximum_packet_size` in bytes; `keep_alive` and
+    `session_expiry_interval` are whole, as on the wire. `clean_start=False` resumes the broker's session of
+    this `client_id`. `receive_maximum` (1 to 65,535) bounds the QoS 1 and 2 messages that the broker may
+    have on their way to this client. `request_response_information` asks for the base of a permitted
+    Response Topic (section 3.1.2.11.6). `reconnect=None` never connects again.
+
+    A wrong argument is a `ValueError` or `TypeError` here, before anything is sent.
+
+        async with Client("mqtt://localhost", client_id="panel-7") as client:
+            await client.publish("state/panel-7", "ready", retain=True)
+            print(client.connack.receive_maximum)
+    """
+
+    __slots__ = ("__weakref__", "_closed", "_connection", "_options", "_responders", "_state", "_url")
+
+    def __init__(
+        self,
+        url: str = "mqtt://localhost:1883",
+        *,
+        client_id: str | None = None,
+        username: str | None = None,
+        password: str | bytes | None = None,
+        tls: TlsOptions | bool | None = None,
+        keep_alive: int = 30,
+        connect_timeout: float = 5,
+        clean_start: bool = True,
+        session_expiry_interval: int = 0,
+        receive_maximum: int = 1024,
+        maximum_packet_size: int = 16 * 1024 * 1024,
+        topic_alias_maximum: int = 0,
+        request_response_information: bool = True,
+        will: Will | None = None,
+        user_properties: Properties = (),
+        reconnect: Reconnect | None = Reconnect(),  # noqa: B008 (frozen)
+    ) -> None:
+        self._options = {
+            "client_id": client_id,
+            "username": username,
+            "password": password,
+            "tls": tls,
+            "keep_alive": keep_alive,
+            "connect_timeout": connect_timeout,
+            "clean_start": clean_start,
+            "session_expiry_interval": session_expiry_interval,
+            "receive_maximum": receive_maximum,
+            "maximum_packet_size": maximum_packet_size,
+            "topic_alias_maximum": topic_alias_maximum,
+            "request_response_information": request_response_information,
+            "will": will,
+            "user_properties": user_properties,
+            "reconnect": reconnect,
+        }
+        self._url = url
+        self._closed = False
+        self._responders: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._renew()
+
+    def _renew(self) -> None:
+        self._state = _Connection(self._options["client_id"] or "")  # type: ignore[arg-type]
+        self._connection = _core.Connection(
+            self._url, self._options, self._state.on_event, weakref.ref(self)
+        )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "connected" if self.connected else "not connected"
+        return f"<reqtt.Client {self._connection.url} {self.client_id!r} {state}>"
+
+    @property
+    def client_id(self) -> str:
+        """The client identifier in use; the broker's choice once connected, if it was left to the broker."""
+        return self._state.client_id
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection at this moment."""
+        return self._state.connected and not self._closed
+
+    @property
+    def connack(self) -> _core.ConnAck | None:
+        """What the broker said when it accepted the latest connection (section 3.2)."""
+        return self._state.connack
+
+    async def connect(self) -> _core.ConnAck:
+        """Connects, and gives the broker's CONNACK. `async with` does it, too.
+
+        Raises `ConnectError` when the broker is not there or refuses; it can be tried again.
+        """
+        if self._closed:
+            raise ClientClosed("the client is closed: open a new one")
+        try:
+            return await self._connection.connect()
+        except BaseException:
+            if self._state.connack is None:
+                self._connection.detach()
+                self._renew()
+            raise
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close(drain=exc_type is None)
+
+    async def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Disconnects. Pending requests end with `ClientClosed` at once.
+
+        With `drain`, responders on this client first finish and answer what they have received; `timeout`
+        (seconds, None: 30) bounds that. Closing twice is nothing.
+        """
+        if self._closed:
+            return
+        responders = list(self._responders)
+        with contextlib.suppress(ConnectionLost):
+            for responder in responders:
+                await responder.close(drain=drain, timeout=30 if timeout is None else timeout)
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._state.connack is not None:
+                await self._connection.disconnect()
+        finally:
+            self._connection.detach()
+            self._state.connected = False
+            self._state.wake()
+            for listener in list(self._state.listeners):
+                listener.put(None)
+
+    def publish(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        content_type: str | None = None,
+        payload_format_indicator: int | None = None,
+        message_expiry_interval: int | None = None,
+        response_topic: str | None = None,
+        correlation_data: bytes | None = None,
+        user_properties: Properties = (),
+    ) -> Awaitable[_core.PubAck]:
+        """Publishes, and gives the broker's PUBACK (0x10 *No matching subscribers* included; section 3.4).
+
+        `message_expiry_interval` is in seconds. Without a connection it waits for the next. Raises
+        `InvalidTopic` and `ValueError` in the call, `PublishError` when the broker refuses it (0x80 and
+        above), `PacketTooLarge` when the broker would not take it, `ConnectionLost` when there will be no
+        other connection.
+
+            puback = await client.publish("state/lamp", "ON", retain=True)
+            if puback.reason_code == 0x10:
+                print("nobody listens")
+        """
+        return self._connection.publish(
+            topic,
+            payload,
+            qos=qos,
+            retain=retain,
+            content_type=content_type,
+            payload_format_indicator=payload_format_indicator,
+            message_expiry_interval=message_expiry_interval,
+            response_topic=response_topic,
+            correlation_data=correlation_data,
+            user_properties=user_properties,
+        )
+
+    def subscribe(
+        self,
+        *topic_filters: str,
+        qos: int = 1,
+        no_local: bool = False,
+        retain_as_published: bool = False,
+        retain_handling: int = 0,
+        subscription_identifier: int | None = None,
+        max_queue: int = 1000,
+    ) -> Subscription:
+        """Messages that match the filters (section 3.8): `async with` subscribes, `async for` takes them.
+
+        When `max_queue` messages wait, further QoS 1 and 2 messages are not acknowledged, so that the broker
+        holds back, and QoS 0 messages are dropped, oldest first, and counted in `Subscription.dropped`.
+        Raises `InvalidTopic` here, `SubscribeError` when the broker refuses.
+
+            async with client.subscribe("state/+/power") as states:
+                async for message in states:
+                    print(message.topic, message.text)
+        """
+        if not topic_filters:
+            raise ValueError("subscribe() needs a topic filter, e.g. subscribe('state/#')")
+        for topic_filter in topic_filters:
+            _core.check_filter(topic_filter)
+        if max_queue < 1:
+            raise ValueError(f"max_queue={max_queue} holds nothing: use 1 or more")
+        if retain_handling not in (0, 1, 2):
+            raise ValueError(f"retain_handling={retain_handling} does not exist: use 0, 1 or 2 (section 3.8.3.1)")
+        if subscription_identifier is not None and not 1 <= subscription_identifier <= 268_435_455:
+            raise ValueError("subscription_identifier is 1 to 268,435,455 (section 3.8.2.1.2)")
+        options = {
+            "qos": qos,
+            "no_local": no_local,
+            "retain_as_published": retain_as_published,
+            "retain_handling": retain_handling,
+            "subscription_identifier": subscription_identifier,
+        }
+        return Subscription(self, list(topic_filters), options, max_queue)
+
+    def events(self) -> AsyncIterator[ConnectionEvent]:
+        """What happens to the connection from now on, until the client is closed.
+
+        async for event in client.events():
+            if isinstance(event, Disconnected):
+                print(event.reason)
+        """
+        stream = _EventStream()
+        self._state.listeners.add(stream)
+        if self._closed:
+            stream.put(None)
+        return stream
+
+    def stats(self) -> Stats:
+        """The counters of this moment."""
+        stats = self._connection.stats()
+        return Stats(**{field.name: stats[field.name] for field in fields(Stats)})
+
+
+class Subscription:
+    """An open subscription: an async context manager, and an async iterator of `Message`s.
+
+    It ends when it is left, when the client is closed (the iteration stops), or when the broker refuses it
+    after a reconnect (the iteration raises `SubscribeError`).
+    """
+
+    def __init__(self, client: Client, filters: list[str], options: dict[str, Any], max_queue: int) -> None:
+        self.dropped = 0
+        """How many QoS 0 messages were dropped because the queue was full."""
+        self._client = client
+        self._filters = filters
+        self._options = options
+        self._max_queue = max_queue
+        self._queue: deque[_core.Message] = deque()
+        # Taken in, but beyond `max_queue`: not acknowledged yet.
+        self._held: deque[tuple[_core.Message, int]] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._token: int | None = None
+        self._error: BaseException | None = None
+        self._over = False
+
+    def __repr__(self) -> str:
+        return f"<reqtt.Subscription {' '.join(self._filters)}>"
+
+    async def __aenter__(self) -> Self:
+        self._token, subscribed = self._client._connection.subscribe(
+            self._filters, self._push, self._fail, **self._options
+        )
+        await subscribed
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unsubscribes; messages that wait are forgotten."""
+        self._over = True
+        if self._token is not None:
+            for _, delivery in self._held:
+                self._client._connection.acknowledge(delivery)
+            self._client._connection.unsubscribe(self._token)
+            self._token = None
+        self._held.clear()
+        self._queue.clear()
+        self._wake()
+
+    def _push(self, message: _core.Message, delivery: int | None) -> None:
+        if self._over:
+            if delivery is not None:
+                self._client._connection.acknowledge(delivery)
+            return
+        if len(self._queue) < self._max_queue:
+            self._queue.append(message)
+            if delivery is not None:
+                self._client._connection.acknowledge(delivery)
+        elif delivery is not None:
+            self._held.append((message, delivery))
+        else:
+            self._drop_oldest(message)
+        self._wake()
+
+    def _drop_oldest(self, message: _core.Message) -> None:
+        self.dropped += 1
+        for index, waiting in enumerate(self._queue):
+            if waiting.qos == 0:
+                del self._queue[index]
+                self._queue.append(message)
+                return
+
+    def _fail(self, error: BaseException) -> None:
+        self._token = None
+        self._error = None if isinstance(error, ClientClosed) else error
+        self._over = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _core.Message:
+        while not self._queue:
+            if self._error is not None:
+                raise self._error
+            if self._over:
+                raise StopAsyncIteration
+            if self._token is None:
+                raise RuntimeError("the subscription is not open: use `async with client.subscribe(...) as messages:`")
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        message = self._queue.popleft()
+        if self._held:
+            held, delivery = self._held.popleft()
+            self._queue.append(held)
+            self._client._connection.acknowledge(delivery)
+        return message
+

@@ -1,0 +1,219 @@
+"""The responder's lifecycle: connect, subscribe, serve, drain.
+
+What a single request goes through is in `reqtt.responder`; which requests may run is decided in the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+
+from reqtt.client import Client
+from reqtt.errors import ClientClosed, ConnectionLost
+from reqtt.responder import Middleware, ResponderSpec, collect, compile_runner
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from reqtt._options import ClientOptions
+
+__all__ = ["Responder"]
+
+# How long handlers have to end after they were cancelled, in seconds.
+_CANCEL_PATIENCE = 1.0
+
+
+class Responder:
+    """Answers requests with handlers, over a `Client` of its own (given a URL) or a shared one.
+
+    `handlers` are functions under `@responder`, modules or objects that hold such, or `Router`s. `group` puts
+    those that name none into one shared subscription (`$share/<group>/...`, section 4.8.2). `middleware` wraps
+    every handler, first the first. Further keyword arguments are those of `Client`.
+
+    Entering connects and subscribes: `ConnectError` and `SubscribeError` surface there. Leaving drains:
+    unsubscribe, finish and answer all that was received, acknowledge, disconnect.
+
+        async with Responder("mqtt://localhost:1883", [power]) as app:
+            await app.serve_forever()
+    """
+
+    def __init__(
+        self,
+        client: Client | str,
+        handlers: Any,
+        *,
+        group: str | None = None,
+        middleware: Sequence[Middleware] = (),
+        interop: Literal["plain", "azure"] = "plain",
+        **client_options: Unpack[ClientOptions],
+    ) -> None:
+        self._specs: list[ResponderSpec] = collect(handlers, group=group)
+        if not self._specs:
+            raise ValueError("no handler is given: decorate a function with @responder('filter')")
+        self._middleware = tuple(middleware)
+        self._interop: Literal["plain", "azure"] = interop
+        if isinstance(client, Client):
+            if client_options:
+                raise TypeError(
+                    f"{', '.join(client_options)}= belong to the Client: give them to Client(...), or a URL here"
+                )
+            self.client, self._owns_client = client, False
+        else:
+            self.client, self._owns_client = Client(client, **client_options), True
+        self._ids: list[int] = []
+        self._executor: ThreadPoolExecutor | None = None
+        self._stop: asyncio.Event | None = None
+        self._closing: asyncio.Task[None] | None = None
+        # Compiled now: a middleware that is none must not surface with the first request.
+        self._executor = _executor(self._specs)
+        self._runners = [
+            compile_runner(
+                spec, client=self.client, executor=self._executor, middleware=self._middleware, interop=interop
+            )
+            for spec in self._specs
+        ]
+
+    def __repr__(self) -> str:
+        filters = ", ".join(spec.topic_filter for spec in self._specs)
+        return f"<reqtt.Responder [{filters}] on {self.client!r}>"
+
+    async def __aenter__(self) -> Self:
+        if self._closing is not None:
+            raise ClientClosed("the responder is closed: open a new one")
+        self._stop = asyncio.Event()
+        if self._owns_client or not self.client.connected:
+            await self.client.connect()
+        try:
+            await self._subscribe()
+        except BaseException:
+            self.client._connection.close_responders(self._ids)
+            if self._owns_client:
+                await self.client.close(drain=False)
+            raise
+        self.client._responders.add(self)
+        return self
+
+    async def _subscribe(self) -> None:
+        calls = []
+        for spec, runner in zip(self._specs, self._runners, strict=True):
+            number, call = self.client._connection.respond(
+                spec.topic_filter,
+                runner,
+                group=spec.group,
+                qos=spec.qos,
+                concurrency=spec.concurrency,
+                ack_on_receipt=spec.ack == "on_receipt",
+                deduplicate=spec.deduplicate,
+                run_without_response_topic=spec.without_response_topic == "run",
+                allowed_response_topics=list(spec.allowed_response_topics),
+                retained=spec.retained,
+            )
+            self._ids.append(number)
+            calls.append(call)
+        for call in calls:
+            await call
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def serve_forever(self) -> None:
+        """Serves until SIGINT, SIGTERM or `close()`; a signal drains first. A second signal stops at once.
+
+        Raises `ConnectionLost` when there will be no other connection.
+        """
+        stop = self._stop
+        if stop is None:
+            raise RuntimeError("the responder is not open: use `async with Responder(...) as app:`")
+        ended = asyncio.ensure_future(self.client._state.ended())
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            with _stop_on_signals(stop):
+                await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+                if self.client._state.lost is not None:
+                    raise self.client._state.lost
+                await self.close()
+        finally:
+            for task in (ended, stopped):
+                task.cancel()
+
+    async def close(self, *, drain: bool = True, timeout: float = 30) -> None:
+        """Unsubscribes, finishes and answers what was received before the UNSUBACK, acknowledges it, and
+        disconnects if the client is this responder's own.
+
+        After `timeout` seconds handlers that still run are cancelled and answer 503. With `drain=False` they
+        are cancelled at once. Closing twice waits for the first.
+        """
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close(drain, timeout))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, drain: bool, timeout: float) -> None:
+        connection = self.client._connection
+        try:
+            if self._ids and self.client._state.lost is None:
+                with contextlib.suppress(TimeoutError, ClientClosed, ConnectionLost):
+                    drained = connection.drain(self._ids)
+                    async with asyncio.timeout(timeout if drain else 0):
+                        await drained
+                await self._cancel_handlers()
+                connection.close_responders(self._ids)
+        finally:
+            self._ids.clear()
+            self.client._responders.discard(self)
+            if self._executor is not None:
+                # A thread that is stuck is left behind: it must not hold up the end.
+                self._executor.shutdown(wait=False, cancel_futures=True)
+            if self._stop is not None:
+                self._stop.set()
+            if self._owns_client:
+                await self.client._disconnect()
+
+    async def _cancel_handlers(self) -> None:
+        current = asyncio.current_task()
+        tasks = [task for task in self.client._connection.tasks() if task is not current]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
+
+
+def _executor(specs: list[ResponderSpec]) -> ThreadPoolExecutor | None:
+    threads = sum(spec.concurrency for spec in specs if not inspect.iscoroutinefunction(spec.handler))
+    return ThreadPoolExecutor(threads, thread_name_prefix="reqtt-worker") if threads else None
+
+
+@contextlib.contextmanager
+def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM sets `stop`; the next has its usual effect."""
+    loop = asyncio.get_running_loop()
+    installed: list[signal.Signals] = []
+
+    def restore() -> None:
+        while installed:
+            loop.remove_signal_handler(installed.pop())
+
+    def first() -> None:
+        restore()
+        stop.set()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Not on Windows' loops: there Ctrl-C cancels the main task, which drains on its way out.
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, first)
+                installed.append(number)
+    try:
+        yield
+    finally:
+        restore()

@@ -1,0 +1,156 @@
+//! The awaitable that every operation returns. It is a coroutine in the eyes of asyncio (`await`,
+//! `create_task`, `gather` and `TaskGroup` take it), costs no task of its own, and an end of the wait,
+//! by cancellation or because nobody holds it any more, frees what it stands for at once.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyNone;
+use reqtt_core::command::Token;
+
+use super::Bridge;
+
+/// Where the drain leaves the outcome.
+#[derive(Default)]
+pub(crate) struct Slot(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// What the waiting task is parked on.
+    future: Option<Py<PyAny>>,
+    outcome: Option<PyResult<Py<PyAny>>>,
+    over: bool,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves the outcome and wakes who waits for it.
+    pub(super) fn complete(&self, py: Python<'_>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
+        let future = {
+            let mut state = self.lock();
+            if state.over {
+                return Ok(());
+            }
+            state.outcome = Some(outcome);
+            state.future.take()
+        };
+        let Some(future) = future else { return Ok(()) };
+        let future = future.bind(py);
+        // A cancelled one has its task on the way already.
+        if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
+            future.call_method1(intern!(py, "set_result"), (PyNone::get(py),))?;
+        }
+        Ok(())
+    }
+}
+
+/// An operation under way. Await it once.
+#[pyclass(frozen, module = "reqtt._core", weakref)]
+pub(crate) struct Call {
+    bridge: Py<Bridge>,
+    slot: Arc<Slot>,
+    token: Token,
+}
+
+impl Call {
+    pub(super) fn new(bridge: Py<Bridge>, slot: Arc<Slot>, token: Token) -> Self {
+        Self { bridge, slot, token }
+    }
+
+    /// Gives the outcome, or parks the task on a future of the loop.
+    fn step(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let bridge = self.bridge.get();
+        bridge.on_its_loop(py)?;
+        {
+            let mut state = self.slot.lock();
+            if state.over {
+                return Err(PyRuntimeError::new_err("this was awaited before: await a call once, and keep its result"));
+            }
+            if let Some(outcome) = state.outcome.take() {
+                state.over = true;
+                drop(state);
+                return Err(outcome.map_or_else(|error| error, |value| stop_iteration(py, value)));
+            }
+        }
+        let future = bridge.create_future(py)?;
+        future.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
+        self.slot.lock().future = Some(future.clone().unbind());
+        Ok(future.unbind())
+    }
+
+    fn give_up(&self, py: Python<'_>) {
+        let over = {
+            let mut state = self.slot.lock();
+            state.future = None;
+            let over = state.over || state.outcome.is_some();
+            state.over = true;
+            over
+        };
+        if !over {
+            self.bridge.get().cancel(py, self.token);
+        }
+    }
+}
+
+/// `StopIteration(value)`; a tuple must not be taken for its arguments.
+fn stop_iteration(py: Python<'_>, value: Py<PyAny>) -> PyErr {
+    match py.get_type::<PyStopIteration>().call1((value,)) {
+        Ok(stop) => PyErr::from_value(stop),
+        Err(error) => error,
+    }
+}
+
+#[pymethods]
+impl Call {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.step(py)
+    }
+
+    fn send(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.step(py)
+    }
+
+    #[pyo3(signature = (r#type, value=None, traceback=None))]
+    fn throw(
+        &self,
+        py: Python<'_>,
+        r#type: &Bound<'_, PyAny>,
+        value: Option<&Bound<'_, PyAny>>,
+        traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        self.give_up(py);
+        let error = match value {
+            Some(value) if value.is_instance_of::<pyo3::exceptions::PyBaseException>() => value.clone(),
+            Some(value) => r#type.call1((value,))?,
+            None if r#type.is_instance_of::<pyo3::types::PyType>() => r#type.call0()?,
+            None => r#type.clone(),
+        };
+        if let Some(traceback) = traceback.filter(|traceback| !traceback.is_none()) {
+            error.call_method1(intern!(py, "with_traceback"), (traceback,))?;
+        }
+        Err(PyErr::from_value(error))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        self.give_up(py);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        Python::attach(|py| self.give_up(py));
+    }
+}

@@ -1,0 +1,511 @@
+//! Between the core's mailbox and one asyncio loop; this folder is the only place that knows asyncio.
+//!
+//! The slab of waiting calls lives here, on the loop's side. One wake-up of the loop drains everything that
+//! the I/O thread has left, and what the program asks for within one tick of the loop goes down as one batch.
+
+mod call;
+mod wake;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+use reqtt_core::command::{Command, CommandQueue, Event, Token};
+use reqtt_core::mailbox::{Mailbox, Wake};
+use reqtt_core::{Error, ReasonCode, ResponderOptions};
+use slab::Slab;
+
+pub(crate) use self::call::Call;
+use self::call::Slot;
+use self::wake::{Shared, WakeFd, WakeThread, Waker};
+use crate::{errors, logging, message, runtime};
+
+/// What a waiting call stands for; the event that ends it is translated accordingly.
+pub(crate) enum Waiting {
+    /// A request; with the decoder of its `response_type`.
+    Request(Option<Py<PyAny>>),
+    /// A publish, for the topic in its error.
+    Publish(String),
+    /// `None` is its result.
+    Plain,
+    /// The connect.
+    Connect,
+}
+
+enum Waiter {
+    Call(Arc<Slot>, Waiting),
+    /// Lives on after its SUBACK: messages go to `push`, the end of it to `fail`.
+    Subscription { slot: Option<Arc<Slot>>, push: Py<PyAny>, fail: Py<PyAny> },
+}
+
+struct Entry {
+    generation: u32,
+    waiter: Waiter,
+}
+
+#[derive(Default)]
+struct Inner {
+    waiters: Slab<Entry>,
+    generation: u32,
+    /// Requests that wait for their outcome.
+    requests: usize,
+    /// What the program asked for in this tick of the loop.
+    cork: Vec<Command>,
+    flushing: bool,
+    /// Scratch for a drain.
+    events: Vec<Event>,
+    responders: HashMap<u32, Responder>,
+    /// The tasks of running handlers: the loop itself holds them weakly.
+    running: HashMap<u64, Py<PyAny>>,
+}
+
+#[derive(Clone)]
+struct Responder(Arc<(Arc<ResponderOptions>, Py<PyAny>)>);
+
+/// Ties one connection to one event loop.
+#[pyclass(frozen, module = "reqtt._core")]
+pub(crate) struct Bridge {
+    event_loop: Py<PyAny>,
+    create_future: Py<PyAny>,
+    call_soon: Py<PyAny>,
+    create_task: Py<PyAny>,
+    /// Told of `Connected`, `Disconnected` and `Reconnecting`.
+    on_event: Py<PyAny>,
+    /// A weak reference to the Python client, for `Request.client`.
+    client: Py<PyAny>,
+    queue: Arc<CommandQueue>,
+    mailbox: Arc<Mailbox<Event>>,
+    waker: Arc<Waker>,
+    /// The same, as the log knows it.
+    _log_waker: Arc<dyn Wake>,
+    flush: OnceLock<Py<PyAny>>,
+    detached: AtomicBool,
+    forks: u32,
+    inner: Mutex<Inner>,
+}
+
+impl Bridge {
+    /// Attaches to the running loop.
+    pub fn attach(
+        py: Python<'_>,
+        queue: Arc<CommandQueue>,
+        on_event: Py<PyAny>,
+        client: Py<PyAny>,
+    ) -> PyResult<Py<Self>> {
+        let event_loop = running_loop(py)?.ok_or_else(|| {
+            PyRuntimeError::new_err("no running event loop: call this from a coroutine, or use reqtt.blocking")
+        })?;
+        let failed = |error: std::io::Error| PyRuntimeError::new_err(format!("cannot make a wake-up descriptor: {error}"));
+        let fd = WakeFd::new().map_err(failed)?;
+        // The reader needs the bridge, and the bridge what the reader watches: try the loop first.
+        let probe = py.eval(c"lambda: None", None, None)?;
+        let waker = match event_loop.call_method1(intern!(py, "add_reader"), (fd.number(), &probe)) {
+            Ok(_) => Waker::Fd(fd),
+            Err(error) if error.is_instance_of::<pyo3::exceptions::PyNotImplementedError>(py) => {
+                Waker::Thread(Arc::new(WakeThread::default()))
+            }
+            Err(error) => return Err(error),
+        };
+        let waker = Arc::new(waker);
+        let mailbox = Arc::new(Mailbox::new(Box::new(Shared(waker.clone()))));
+        let log_waker: Arc<dyn Wake> = Arc::new(Shared(waker.clone()));
+        logging::register(&log_waker);
+        let bridge = Py::new(
+            py,
+            Self {
+                create_future: event_loop.getattr(intern!(py, "create_future"))?.unbind(),
+                call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
+                create_task: task_factory(py, &event_loop)?,
+                event_loop: event_loop.clone().unbind(),
+                on_event,
+                client,
+                queue,
+                mailbox,
+                waker,
+                _log_waker: log_waker,
+                flush: OnceLock::new(),
+                detached: AtomicBool::new(false),
+                forks: runtime::forks(),
+                inner: Mutex::new(Inner::default()),
+            },
+        )?;
+        let bound = bridge.bind(py);
+        let drain = bound.getattr(intern!(py, "drain"))?;
+        let _ = bridge.get().flush.set(bound.getattr(intern!(py, "flush"))?.unbind());
+        match &*bridge.get().waker {
+            Waker::Fd(fd) => {
+                event_loop.call_method1(intern!(py, "add_reader"), (fd.number(), drain))?;
+            }
+            Waker::Thread(thread) => {
+                let tell = event_loop.getattr(intern!(py, "call_soon_threadsafe"))?.unbind();
+                thread.start(tell, drain.unbind()).map_err(failed)?;
+            }
+        }
+        Ok(bridge)
+    }
+
+    pub fn mailbox(&self) -> Arc<Mailbox<Event>> {
+        self.mailbox.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Raises unless the caller runs on this bridge's loop, in the process that opened it.
+    pub fn on_its_loop(&self, py: Python<'_>) -> PyResult<()> {
+        if self.forks != runtime::forks() {
+            return Err(PyRuntimeError::new_err(
+                "this client was opened before fork(): its connection belongs to the parent process, open a new client in the child",
+            ));
+        }
+        if self.detached.load(Ordering::Relaxed) {
+            return Err(errors::to_py(py, &Error::ClientClosed));
+        }
+        match running_loop(py)? {
+            Some(running) if running.is(&self.event_loop) => Ok(()),
+            Some(_) => Err(PyRuntimeError::new_err(
+                "this client belongs to another event loop: open one in this loop, or hand the call over with asyncio.run_coroutine_threadsafe()",
+            )),
+            None => Err(PyRuntimeError::new_err(
+                "no event loop runs in this thread: hand the call over to the client's loop with asyncio.run_coroutine_threadsafe(), or use reqtt.blocking",
+            )),
+        }
+    }
+
+    pub(super) fn create_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.create_future.bind(py).call0()
+    }
+
+    /// Starts an operation: `command` is given the token that its outcome comes back under.
+    pub fn start(
+        slf: &Bound<'_, Self>,
+        waiting: Waiting,
+        command: impl FnOnce(Token) -> Command,
+    ) -> PyResult<Call> {
+        let py = slf.py();
+        let this = slf.get();
+        this.on_its_loop(py)?;
+        let slot = Arc::new(Slot::default());
+        let request = matches!(waiting, Waiting::Request(_));
+        let mut inner = this.lock();
+        let token = inner.wait(Waiter::Call(slot.clone(), waiting));
+        inner.cork.push(command(token));
+        // With nothing else under way there is nothing to wait for: a lone request leaves at once.
+        let alone = inner.requests == 0;
+        inner.requests += usize::from(request);
+        this.send_cork(py, inner, !request || alone)?;
+        Ok(Call::new(slf.clone().unbind(), slot, token))
+    }
+
+    /// Starts a subscription; its messages go to `push(message, delivery)`, its end to `fail(exception)`.
+    pub fn subscribe(
+        slf: &Bound<'_, Self>,
+        push: Py<PyAny>,
+        fail: Py<PyAny>,
+        command: impl FnOnce(Token) -> Command,
+    ) -> PyResult<(Token, Call)> {
+        let this = slf.get();
+        this.on_its_loop(slf.py())?;
+        let slot = Arc::new(Slot::default());
+        let mut inner = this.lock();
+        let token = inner.wait(Waiter::Subscription { slot: Some(slot.clone()), push, fail });
+        inner.cork.push(command(token));
+        this.send_cork(slf.py(), inner, true)?;
+        Ok((token, Call::new(slf.clone().unbind(), slot, token)))
+    }
+
+    /// Registers a responder and starts it.
+    pub fn respond(
+        slf: &Bound<'_, Self>,
+        id: u32,
+        options: ResponderOptions,
+        runner: Py<PyAny>,
+    ) -> PyResult<Call> {
+        let options = Arc::new(options);
+        slf.get().lock().responders.insert(id, Responder(Arc::new((options.clone(), runner))));
+        Self::start(slf, Waiting::Plain, |token| Command::OpenResponder { token, responder: id, options })
+    }
+
+    /// Sends a command that has no outcome.
+    pub fn tell(&self, py: Python<'_>, command: Command) -> PyResult<()> {
+        let mut inner = self.lock();
+        inner.cork.push(command);
+        self.send_cork(py, inner, true)
+    }
+
+    /// The same, but together with what else this tick of the loop brings.
+    pub fn tell_soon(&self, py: Python<'_>, command: Command) -> PyResult<()> {
+        let mut inner = self.lock();
+        inner.cork.push(command);
+        self.send_cork(py, inner, false)
+    }
+
+    fn send_cork(&self, py: Python<'_>, mut inner: MutexGuard<'_, Inner>, now: bool) -> PyResult<()> {
+        if now {
+            let mut batch = std::mem::take(&mut inner.cork);
+            self.queue.append(&mut batch);
+            inner.cork = batch;
+            return Ok(());
+        }
+        if inner.flushing {
+            return Ok(());
+        }
+        inner.flushing = true;
+        drop(inner);
+        let flush = self.flush.get().expect("set when attached");
+        self.call_soon.bind(py).call1((flush,))?;
+        Ok(())
+    }
+
+    /// The caller of `token` no longer waits.
+    pub(super) fn cancel(&self, py: Python<'_>, token: Token) {
+        let mut inner = self.lock();
+        let Some(waiter) = inner.take(token) else { return };
+        let command = match &waiter {
+            Waiter::Call(_, Waiting::Request(_)) => Some(Command::Cancel { token }),
+            Waiter::Subscription { .. } => Some(Command::Unsubscribe { token }),
+            Waiter::Call(..) => None,
+        };
+        if self.forks == runtime::forks()
+            && let Some(command) = command
+        {
+            inner.cork.push(command);
+            let _ = self.send_cork(py, inner, true);
+        } else {
+            drop(inner);
+        }
+        drop(waiter);
+    }
+
+    /// A handler's task: held until its request is answered.
+    pub fn answered(&self, delivery: u64) -> Option<Py<PyAny>> {
+        self.lock().running.remove(&delivery)
+    }
+
+    /// The tasks of handlers that still run.
+    pub fn tasks(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
+        self.lock().running.values().map(|task| task.clone_ref(py)).collect()
+    }
+
+    pub fn client<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.client.bind(py).call0()
+    }
+
+    /// Ends it: the loop forgets the descriptor, whatever waits ends with `ClientClosed`.
+    pub fn detach(&self, py: Python<'_>) -> PyResult<()> {
+        if self.detached.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let waiters: Vec<Entry> = {
+            let mut inner = self.lock();
+            inner.requests = 0;
+            inner.waiters.drain().collect()
+        };
+        for entry in waiters {
+            let closed = errors::to_py(py, &Error::ClientClosed);
+            match entry.waiter {
+                Waiter::Call(slot, _) => slot.complete(py, Err(closed))?,
+                Waiter::Subscription { fail, .. } => drop(fail.bind(py).call1((closed.value(py),))?),
+            }
+        }
+        match &*self.waker {
+            Waker::Fd(fd) => {
+                if !self.event_loop.bind(py).call_method0(intern!(py, "is_closed"))?.is_truthy()? {
+                    self.event_loop.bind(py).call_method1(intern!(py, "remove_reader"), (fd.number(),))?;
+                }
+            }
+            Waker::Thread(thread) => thread.stop(),
+        }
+        Ok(())
+    }
+
+    /// Tells one event. An error here is a bug or a loop that is closing: it goes to the loop's handler.
+    fn handle(slf: &Bound<'_, Self>, event: Event) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        match event {
+            Event::Response { token, message, request_topic, latency } => {
+                let Some(Waiter::Call(slot, Waiting::Request(decode))) = this.take(token) else { return Ok(()) };
+                slot.complete(py, message::outcome(py, message, &request_topic, latency.as_secs_f64(), decode))
+            }
+            Event::Request { responder, delivery, message, deadline } => {
+                let Some(responder) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
+                let (options, runner) = &*responder.0;
+                let request =
+                    message::Request::incoming(slf, options.clone(), delivery, message, deadline)?;
+                let coroutine = runner.bind(py).call1((request.clone_ref(py),))?;
+                let task = this.create_task.bind(py).call1((coroutine,))?;
+                if !request.get().is_over() {
+                    this.lock().running.insert(delivery, task.unbind());
+                }
+                Ok(())
+            }
+            Event::Message { token, message, delivery } => {
+                let push = match this.lock().get(token) {
+                    Some(Waiter::Subscription { push, .. }) => push.clone_ref(py),
+                    _ => return Ok(()),
+                };
+                push.bind(py).call1((message::Message::new(py, message)?, delivery))?;
+                Ok(())
+            }
+            Event::Published { token, puback } => {
+                let Some(Waiter::Call(slot, Waiting::Publish(topic))) = this.take(token) else { return Ok(()) };
+                let outcome = if puback.reason_code.is_error() {
+                    let (reason_code, reason_string) = (puback.reason_code, puback.reason_string);
+                    Err(errors::to_py(py, &Error::Publish { topic, reason_code, reason_string }))
+                } else {
+                    Py::new(py, message::PubAck::from(puback)).map(Py::into_any)
+                };
+                slot.complete(py, outcome)
+            }
+            Event::Subscribed { token } => {
+                let slot = {
+                    let mut inner = this.lock();
+                    match inner.get(token) {
+                        Some(Waiter::Subscription { slot, .. }) => slot.take(),
+                        _ => match inner.take(token) {
+                            Some(Waiter::Call(slot, _)) => Some(slot),
+                            _ => None,
+                        },
+                    }
+                };
+                slot.map_or(Ok(()), |slot| slot.complete(py, Ok(py.None())))
+            }
+            Event::Done { token } => match this.take(token) {
+                Some(Waiter::Call(slot, _)) => slot.complete(py, Ok(py.None())),
+                _ => Ok(()),
+            },
+            Event::Failed { token, error } => match this.take(token) {
+                Some(Waiter::Call(slot, _)) => slot.complete(py, Err(errors::to_py(py, &error))),
+                Some(Waiter::Subscription { slot, fail, .. }) => {
+                    let error = errors::to_py(py, &error);
+                    fail.bind(py).call1((error.value(py),))?;
+                    slot.map_or(Ok(()), |slot| slot.complete(py, Err(error)))
+                }
+                None => Ok(()),
+            },
+            Event::Connected { token, connack, client_id } => {
+                let connack = Py::new(py, message::ConnAck::from(connack))?;
+                this.on_event.bind(py).call1(("connected", (&connack, client_id)))?;
+                match token.and_then(|token| this.take(token)) {
+                    Some(Waiter::Call(slot, _)) => slot.complete(py, Ok(connack.into_any())),
+                    _ => Ok(()),
+                }
+            }
+            Event::Disconnected { reason_code, detail, final_ } => {
+                let code = reason_code.map(|ReasonCode(code)| code);
+                this.on_event.bind(py).call1(("disconnected", (code, detail, final_)))?;
+                Ok(())
+            }
+            Event::Reconnecting { attempt, delay } => {
+                this.on_event.bind(py).call1(("reconnecting", (attempt, delay.as_secs_f64())))?;
+                Ok(())
+            }
+        }
+    }
+
+    fn take(&self, token: Token) -> Option<Waiter> {
+        self.lock().take(token)
+    }
+}
+
+#[pymethods]
+impl Bridge {
+    /// Everything the I/O thread has left, in one go.
+    fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if let Waker::Fd(fd) = &*this.waker {
+            fd.clear();
+        }
+        logging::drain(py)?;
+        let mut events = std::mem::take(&mut this.lock().events);
+        this.mailbox.take(&mut events);
+        for event in events.drain(..) {
+            if let Err(error) = Self::handle(slf, event) {
+                this.complain(py, &error)?;
+            }
+        }
+        this.lock().events = events;
+        Ok(())
+    }
+
+    /// Sends what this tick of the loop has brought together.
+    fn flush(&self) {
+        let mut inner = self.lock();
+        inner.flushing = false;
+        let mut batch = std::mem::take(&mut inner.cork);
+        self.queue.append(&mut batch);
+        inner.cork = batch;
+    }
+}
+
+impl Bridge {
+    fn complain(&self, py: Python<'_>, error: &PyErr) -> PyResult<()> {
+        let context = PyDict::new(py);
+        context.set_item("message", "reqtt could not deliver an event")?;
+        context.set_item("exception", error.value(py))?;
+        self.event_loop.bind(py).call_method1(intern!(py, "call_exception_handler"), (context,))?;
+        Ok(())
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if let Waker::Thread(thread) = &*self.waker {
+            thread.stop();
+        }
+        // A client that nobody closed and nobody holds: its connection ends with it.
+        if self.forks == runtime::forks() {
+            self.queue.push(Command::Disconnect { token: None });
+        }
+    }
+}
+
+impl Inner {
+    fn wait(&mut self, waiter: Waiter) -> Token {
+        self.generation = self.generation.wrapping_add(1);
+        let index = self.waiters.insert(Entry { generation: self.generation, waiter });
+        u64::from(self.generation) << 32 | index as u64
+    }
+
+    fn get(&mut self, token: Token) -> Option<&mut Waiter> {
+        let entry = self.waiters.get_mut((token & 0xFFFF_FFFF) as usize)?;
+        (u64::from(entry.generation) == token >> 32).then_some(&mut entry.waiter)
+    }
+
+    fn take(&mut self, token: Token) -> Option<Waiter> {
+        self.get(token)?;
+        let entry = self.waiters.remove((token & 0xFFFF_FFFF) as usize);
+        self.requests -= usize::from(matches!(entry.waiter, Waiter::Call(_, Waiting::Request(_))));
+        Some(entry.waiter)
+    }
+}
+
+fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let running =
+        RUNNING.get_or_try_init(py, || PyResult::Ok(py.import("asyncio")?.getattr("_get_running_loop")?.unbind()))?;
+    let running = running.bind(py).call0()?;
+    Ok((!running.is_none()).then_some(running))
+}
+
+/// How a handler's task is made: eagerly where Python can (3.12), so that one that never waits costs no turn
+/// of the loop.
+fn task_factory(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    if py.version_info() < (3, 12) {
+        return Ok(event_loop.getattr("create_task")?.unbind());
+    }
+    let options = PyDict::new(py);
+    options.set_item("loop", event_loop)?;
+    options.set_item("eager_start", true)?;
+    let partial = py.import("functools")?.getattr("partial")?;
+    Ok(partial.call((py.import("asyncio")?.getattr("Task")?,), Some(&options))?.unbind())
+}
+

@@ -1,0 +1,427 @@
+//! One connection as Python sees it: options in, operations out. The lifecycle around it (context managers,
+//! events, draining) is Python's, in `reqtt.client`.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+use reqtt_core::command::{Command, CommandQueue, Counters, SubscribeOptions, Token};
+use reqtt_core::message::Message as CoreMessage;
+use reqtt_core::options::{Options, Pem, Reconnect, Secret, TlsOptions, Will};
+use reqtt_core::topic::{self, Pattern};
+use reqtt_core::{Ack, ResponderOptions, connection};
+
+use crate::bridge::{Bridge, Call, Waiting};
+use crate::message::{bytes_of, check_indicator, check_qos, check_text, pairs, set_payload};
+use crate::{errors, runtime};
+
+static RESPONDER_IDS: AtomicU32 = AtomicU32::new(1);
+
+/// One connection: not yet open, open, or closed for good.
+#[pyclass(frozen, module = "reqtt._core")]
+pub(crate) struct Connection {
+    options: Arc<Options>,
+    counters: Arc<Counters>,
+    on_event: Py<PyAny>,
+    client: Py<PyAny>,
+    bridge: Mutex<State>,
+}
+
+enum State {
+    New,
+    Open(Py<Bridge>),
+    Closed,
+}
+
+impl Connection {
+    /// The open bridge; raises what a user has to know if there is none.
+    pub fn bridge(&self, py: Python<'_>) -> PyResult<Py<Bridge>> {
+        match &*self.state() {
+            State::Open(bridge) => Ok(bridge.clone_ref(py)),
+            State::New => Err(errors::simple(
+                py,
+                "ReqttError",
+                "the client is not connected: use `async with Client(...)`, or await connect() first",
+            )),
+            State::Closed => Err(errors::to_py(py, &reqtt_core::Error::ClientClosed)),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.bridge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Connection {
+    /// `options` are the keyword arguments of `reqtt.Client`, by name.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        url: &str,
+        options: &Bound<'_, PyDict>,
+        on_event: Py<PyAny>,
+        client: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let options = read_options(url, options)?;
+        options.validate().map_err(|error| errors::to_py(py, &error))?;
+        Ok(Self {
+            options: Arc::new(options),
+            counters: Arc::default(),
+            on_event,
+            client,
+            bridge: Mutex::new(State::New),
+        })
+    }
+
+    /// The address, without credentials.
+    #[getter]
+    fn url(&self) -> String {
+        self.options.address.redacted()
+    }
+
+    /// Connects; the first call ties the connection to the running loop.
+    fn connect(&self, py: Python<'_>) -> PyResult<Call> {
+        let bridge = {
+            let opened = match &*self.state() {
+                State::New => None,
+                State::Open(bridge) => Some(bridge.clone_ref(py)),
+                State::Closed => return Err(errors::to_py(py, &reqtt_core::Error::ClientClosed)),
+            };
+            match opened {
+                Some(bridge) => bridge,
+                None => self.open(py)?,
+            }
+        };
+        Bridge::start(bridge.bind(py), Waiting::Connect, |token| Command::Connect { token })
+    }
+
+    /// Ends the connection with DISCONNECT 0x00.
+    fn disconnect(&self, py: Python<'_>) -> PyResult<Call> {
+        let bridge = self.bridge(py)?;
+        Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Disconnect { token: Some(token) })
+    }
+
+    /// Lets go of the loop. Whatever still waits ends with `ClientClosed`.
+    fn detach(&self, py: Python<'_>) -> PyResult<()> {
+        let state = std::mem::replace(&mut *self.state(), State::Closed);
+        if let State::Open(bridge) = state {
+            bridge.get().detach(py)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes; ends with the broker's `PubAck`.
+    #[pyo3(signature = (topic, payload=None, *, qos=1, retain=false, content_type=None, payload_format_indicator=None,
+        message_expiry_interval=None, response_topic=None, correlation_data=None, user_properties=None))]
+    #[allow(clippy::too_many_arguments, reason = "the properties of a PUBLISH")]
+    fn publish(
+        &self,
+        py: Python<'_>,
+        topic: &str,
+        payload: Option<&Bound<'_, PyAny>>,
+        qos: u8,
+        retain: bool,
+        content_type: Option<String>,
+        payload_format_indicator: Option<u8>,
+        message_expiry_interval: Option<u32>,
+        response_topic: Option<String>,
+        correlation_data: Option<&[u8]>,
+        user_properties: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Call> {
+        let bridge = self.bridge(py)?;
+        topic::check_topic(topic).map_err(|error| errors::to_py(py, &error))?;
+        let mut message = CoreMessage {
+            topic: Bytes::copy_from_slice(topic.as_bytes()),
+            qos: check_qos(qos)?,
+            retain,
+            ..CoreMessage::default()
+        };
+        set_payload(py, &mut message, payload)?;
+        let properties = &mut message.properties;
+        if let Some(content_type) = content_type {
+            check_text("content_type", &content_type)?;
+            properties.content_type = Some(content_type);
+        }
+        properties.payload_format_indicator =
+            check_indicator(payload_format_indicator)?.or(properties.payload_format_indicator);
+        properties.message_expiry_interval = message_expiry_interval;
+        if let Some(response_topic) = response_topic {
+            topic::check_topic(&response_topic).map_err(|error| errors::to_py(py, &error))?;
+            properties.response_topic = Some(response_topic);
+        }
+        if let Some(data) = correlation_data {
+            if data.len() > 65_535 {
+                return Err(PyValueError::new_err("correlation_data: MQTT carries at most 65,535 bytes"));
+            }
+            properties.correlation_data = Some(Bytes::copy_from_slice(data));
+        }
+        properties.user_properties = pairs(user_properties)?;
+        let waiting = Waiting::Publish(topic.to_owned());
+        Bridge::start(bridge.bind(py), waiting, |token| Command::Publish { token, message })
+    }
+
+    /// Subscribes; gives the subscription's token, and the call that ends with its SUBACKs.
+    #[pyo3(signature = (topic_filters, push, fail, *, qos, no_local, retain_as_published, retain_handling, subscription_identifier))]
+    #[allow(clippy::too_many_arguments, reason = "the options of a SUBSCRIBE")]
+    fn subscribe(
+        &self,
+        py: Python<'_>,
+        topic_filters: Vec<String>,
+        push: Py<PyAny>,
+        fail: Py<PyAny>,
+        qos: u8,
+        no_local: bool,
+        retain_as_published: bool,
+        retain_handling: u8,
+        subscription_identifier: Option<u32>,
+    ) -> PyResult<(Token, Call)> {
+        let bridge = self.bridge(py)?;
+        let options = SubscribeOptions {
+            qos: check_qos(qos)?,
+            no_local,
+            retain_as_published,
+            retain_handling,
+            subscription_identifier,
+        };
+        Bridge::subscribe(bridge.bind(py), push, fail, |token| Command::Subscribe {
+            token,
+            filters: topic_filters,
+            options,
+        })
+    }
+
+    fn unsubscribe(&self, py: Python<'_>, token: Token) -> PyResult<()> {
+        let Ok(bridge) = self.bridge(py) else { return Ok(()) };
+        bridge.get().tell(py, Command::Unsubscribe { token })
+    }
+
+    fn acknowledge(&self, py: Python<'_>, delivery: u64) -> PyResult<()> {
+        let Ok(bridge) = self.bridge(py) else { return Ok(()) };
+        bridge.get().tell_soon(py, Command::Acknowledge { delivery })
+    }
+
+    /// Starts a responder; gives its id, and the call that ends with its SUBACK.
+    #[pyo3(signature = (topic_filter, runner, *, group, qos, concurrency, ack_on_receipt, deduplicate,
+        run_without_response_topic, allowed_response_topics, retained))]
+    #[allow(clippy::too_many_arguments, reason = "the options of a responder")]
+    fn respond(
+        &self,
+        py: Python<'_>,
+        topic_filter: &str,
+        runner: Py<PyAny>,
+        group: Option<String>,
+        qos: u8,
+        concurrency: usize,
+        ack_on_receipt: bool,
+        deduplicate: bool,
+        run_without_response_topic: bool,
+        allowed_response_topics: Vec<String>,
+        retained: bool,
+    ) -> PyResult<(u32, Call)> {
+        let bridge = self.bridge(py)?;
+        let options = ResponderOptions {
+            pattern: Pattern::parse(topic_filter).map_err(|error| errors::to_py(py, &error))?,
+            group,
+            qos: check_qos(qos)?,
+            concurrency,
+            ack: if ack_on_receipt { Ack::OnReceipt } else { Ack::AfterResponse },
+            deduplicate,
+            run_without_response_topic,
+            allowed_response_topics,
+            retained,
+        };
+        let id = RESPONDER_IDS.fetch_add(1, Ordering::Relaxed);
+        Ok((id, Bridge::respond(bridge.bind(py), id, options, runner)?))
+    }
+
+    /// Unsubscribes responders; ends when all that they received is answered.
+    fn drain(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<Call> {
+        let bridge = self.bridge(py)?;
+        Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Drain { token, responders })
+    }
+
+    fn close_responders(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<()> {
+        let Ok(bridge) = self.bridge(py) else { return Ok(()) };
+        bridge.get().tell(py, Command::CloseResponders { responders })
+    }
+
+    /// The tasks of handlers that still run.
+    fn tasks(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
+        match &*self.state() {
+            State::Open(bridge) => bridge.get().tasks(py),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The counters, by name.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.counters.read();
+        let all = PyDict::new(py);
+        for (name, value) in stats.iter() {
+            all.set_item(name, value)?;
+        }
+        Ok(all)
+    }
+}
+
+impl Connection {
+    fn open(&self, py: Python<'_>) -> PyResult<Py<Bridge>> {
+        let io = runtime::io()?;
+        let queue = Arc::new(CommandQueue::default());
+        let bridge =
+            Bridge::attach(py, queue.clone(), self.on_event.clone_ref(py), self.client.clone_ref(py))?;
+        io.spawn(connection::run(self.options.clone(), queue, bridge.get().mailbox(), self.counters.clone()));
+        *self.state() = State::Open(bridge.clone_ref(py));
+        Ok(bridge)
+    }
+}
+
+/// Reads the keyword arguments of `reqtt.Client`.
+fn read_options(url: &str, given: &Bound<'_, PyDict>) -> PyResult<Options> {
+    let py = given.py();
+    let mut options = Options::new(url).map_err(|error| errors::to_py(py, &error))?;
+    for (name, value) in given {
+        let name: String = name.extract()?;
+        let name = name.as_str();
+        let wrong = |error: PyErr| wrong_type(py, name, &value, &error);
+        match name {
+            "client_id" => options.client_id = value.extract().map_err(wrong)?,
+            "username" => options.username = value.extract().map_err(wrong)?,
+            "password" => options.password = secret(&value).map_err(wrong)?,
+            "tls" => options.tls = tls(&value, &options).map_err(wrong)?,
+            "keep_alive" => options.keep_alive = value.extract().map_err(wrong)?,
+            "connect_timeout" => {
+                options.connect_timeout = crate::message::check_timeout(value.extract().map_err(wrong)?)
+                    .map_err(|_| PyValueError::new_err("connect_timeout takes a finite number of seconds above 0"))?;
+            }
+            "clean_start" => options.clean_start = value.extract().map_err(wrong)?,
+            "session_expiry_interval" => options.session_expiry_interval = value.extract().map_err(wrong)?,
+            "receive_maximum" => options.receive_maximum = value.extract().map_err(wrong)?,
+            "maximum_packet_size" => options.maximum_packet_size = value.extract().map_err(wrong)?,
+            "topic_alias_maximum" => options.topic_alias_maximum = value.extract().map_err(wrong)?,
+            "request_response_information" => {
+                options.request_response_information = value.extract().map_err(wrong)?;
+            }
+            "will" => options.will = if value.is_none() { None } else { Some(will(&value).map_err(wrong)?) },
+            "user_properties" => options.user_properties = pairs(Some(&value))?,
+            "reconnect" => options.reconnect = if value.is_none() { None } else { Some(reconnect(&value)?) },
+            name => {
+                return Err(PyTypeError::new_err(format!("unexpected argument {name}=: see reqtt.Client for what there is")));
+            }
+        }
+    }
+    Ok(options)
+}
+
+/// An argument of the wrong type or size; a password is not repeated.
+fn wrong_type(py: Python<'_>, name: &str, value: &Bound<'_, PyAny>, error: &PyErr) -> PyErr {
+    if error.is_instance_of::<PyValueError>(py) {
+        return PyValueError::new_err(error.value(py).to_string());
+    }
+    let shown = if name == "password" { "a value of another type".to_owned() } else { value.repr().map_or_else(|_| "?".to_owned(), |repr| repr.to_string()) };
+    let text = format!("{name}={shown} cannot be used: {}", error.value(py));
+    if error.is_instance_of::<pyo3::exceptions::PyOverflowError>(py) {
+        PyValueError::new_err(text)
+    } else {
+        PyTypeError::new_err(text)
+    }
+}
+
+fn secret(value: &Bound<'_, PyAny>) -> PyResult<Option<Secret>> {
+    if value.is_none() {
+        return Ok(None);
+    }
+    if let Ok(text) = value.cast::<PyString>() {
+        return Ok(Some(Secret::from(text.to_str()?)));
+    }
+    if let Ok(bytes) = value.cast::<PyBytes>() {
+        return Ok(Some(Secret::from(bytes.as_bytes())));
+    }
+    Err(PyTypeError::new_err("str or bytes is needed"))
+}
+
+/// A path, or the PEM text itself.
+fn pem(value: &Bound<'_, PyAny>) -> PyResult<Option<Pem>> {
+    if value.is_none() {
+        return Ok(None);
+    }
+    if let Ok(bytes) = value.cast::<PyBytes>() {
+        return Ok(Some(Pem::Inline(Secret::from(bytes.as_bytes()))));
+    }
+    if let Ok(text) = value.cast::<PyString>()
+        && text.to_str()?.contains("-----BEGIN")
+    {
+        return Ok(Some(Pem::Inline(Secret::from(text.to_str()?))));
+    }
+    Ok(Some(Pem::Path(value.extract()?)))
+}
+
+fn tls(value: &Bound<'_, PyAny>, options: &Options) -> PyResult<Option<TlsOptions>> {
+    if value.is_none() {
+        return Ok(None);
+    }
+    if let Ok(wanted) = value.extract::<bool>() {
+        return match wanted {
+            true => Ok(Some(TlsOptions::default())),
+            false if options.address.scheme.is_tls() => Err(PyValueError::new_err(
+                "tls=False contradicts the URL: use mqtt:// or ws:// for a connection without TLS",
+            )),
+            false => Ok(None),
+        };
+    }
+    Ok(Some(TlsOptions {
+        ca: pem(&value.getattr("ca")?)?,
+        cert: pem(&value.getattr("cert")?)?,
+        key: pem(&value.getattr("key")?)?,
+        alpn: value.getattr("alpn")?.extract()?,
+        server_name: value.getattr("server_name")?.extract()?,
+        verify: value.getattr("verify")?.extract()?,
+    }))
+}
+
+fn will(value: &Bound<'_, PyAny>) -> PyResult<Will> {
+    let mut message = CoreMessage::default();
+    set_payload(value.py(), &mut message, Some(&value.getattr("payload")?))?;
+    let content_type: Option<String> = value.getattr("content_type")?.extract()?;
+    let correlation_data = value.getattr("correlation_data")?;
+    Ok(Will {
+        topic: value.getattr("topic")?.extract()?,
+        payload: message.payload,
+        qos: value.getattr("qos")?.extract()?,
+        retain: value.getattr("retain")?.extract()?,
+        delay_interval: value.getattr("delay_interval")?.extract()?,
+        payload_format_indicator: value
+            .getattr("payload_format_indicator")?
+            .extract::<Option<u8>>()?
+            .or(message.properties.payload_format_indicator),
+        message_expiry_interval: value.getattr("message_expiry_interval")?.extract()?,
+        content_type: content_type.or(message.properties.content_type),
+        response_topic: value.getattr("response_topic")?.extract()?,
+        correlation_data: if correlation_data.is_none() { None } else { Some(bytes_of(&correlation_data)?) },
+        user_properties: pairs(Some(&value.getattr("user_properties")?))?,
+    })
+}
+
+fn reconnect(value: &Bound<'_, PyAny>) -> PyResult<Reconnect> {
+    let seconds = |name: &str| -> PyResult<Option<Duration>> {
+        let given: Option<f64> = value.getattr(name)?.extract()?;
+        given
+            .map(|seconds| {
+                Duration::try_from_secs_f64(seconds).map_err(|_| {
+                    PyValueError::new_err(format!("Reconnect({name}={seconds}): use a finite number of seconds, 0 or more"))
+                })
+            })
+            .transpose()
+    };
+    Ok(Reconnect {
+        initial: seconds("initial")?.unwrap_or_default(),
+        max: seconds("max")?.unwrap_or_default(),
+        jitter: value.getattr("jitter")?.extract()?,
+        give_up_after: seconds("give_up_after")?,
+    })
+}

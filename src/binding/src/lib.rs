@@ -1,0 +1,68 @@
+//! The native module `reqtt._core`: the list of what Python sees. The binding translates; what MQTT means is
+//! decided in `reqtt-core`, what Python means in the package around it.
+
+use pyo3::prelude::*;
+
+mod bridge;
+mod client;
+mod errors;
+mod logging;
+mod loopback;
+mod message;
+mod requester;
+mod runtime;
+
+/// The MQTT filter of `text`, and the names of its captures.
+#[pyfunction]
+fn parse_filter(py: Python<'_>, text: &str) -> PyResult<(String, Vec<String>)> {
+    let pattern = reqtt_core::topic::Pattern::parse(text).map_err(|error| errors::to_py(py, &error))?;
+    Ok((pattern.filter().to_owned(), pattern.names().map(str::to_owned).collect()))
+}
+
+/// Raises `InvalidTopic` unless `topic` can be published to.
+#[pyfunction]
+fn check_topic(py: Python<'_>, topic: &str) -> PyResult<()> {
+    reqtt_core::topic::check_topic(topic).map_err(|error| errors::to_py(py, &error))
+}
+
+/// Raises `InvalidTopic` unless `topic_filter` can be subscribed to.
+#[pyfunction]
+fn check_filter(py: Python<'_>, topic_filter: &str) -> PyResult<()> {
+    reqtt_core::topic::check_filter(topic_filter).map_err(|error| errors::to_py(py, &error))
+}
+
+/// Whether `topic` matches `topic_filter` (MQTT 5.0, section 4.7).
+#[pyfunction]
+fn topic_matches(topic_filter: &str, topic: &str) -> bool {
+    reqtt_core::topic::matches(topic_filter, topic)
+}
+
+/// The standard's name of a reason code, e.g. `Not authorized`.
+#[pyfunction]
+fn reason_name(reason_code: u8) -> &'static str {
+    reqtt_core::ReasonCode(reason_code).name()
+}
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("DEBUG", cfg!(debug_assertions))?;
+    module.add_class::<client::Connection>()?;
+    module.add_class::<bridge::Call>()?;
+    module.add_class::<requester::Requester>()?;
+    module.add_class::<message::Message>()?;
+    module.add_class::<message::Request>()?;
+    module.add_class::<message::Response>()?;
+    module.add_class::<message::ConnAck>()?;
+    module.add_class::<message::PubAck>()?;
+    module.add_class::<loopback::LoopbackBroker>()?;
+    module.add_function(wrap_pyfunction!(parse_filter, module)?)?;
+    module.add_function(wrap_pyfunction!(check_topic, module)?)?;
+    module.add_function(wrap_pyfunction!(check_filter, module)?)?;
+    module.add_function(wrap_pyfunction!(topic_matches, module)?)?;
+    module.add_function(wrap_pyfunction!(reason_name, module)?)?;
+    module.add_function(wrap_pyfunction!(message::response_from, module)?)?;
+    module.add_function(wrap_pyfunction!(runtime::forked, module)?)?;
+    logging::install();
+    runtime::watch_forks(module)
+}

@@ -1,0 +1,197 @@
+//! The loopback broker for Python: `reqtt.testing.LoopbackBroker` is this class with docstrings and context
+//! managers around it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use reqtt_loopback::{Broker, Options};
+
+#[pyclass(frozen, subclass, module = "reqtt._core")]
+pub(crate) struct LoopbackBroker {
+    options: Options,
+    broker: Mutex<Option<Broker>>,
+}
+
+impl LoopbackBroker {
+    fn lock(&self) -> MutexGuard<'_, Option<Broker>> {
+        self.broker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every call leaves the interpreter: the broker's own thread must never wait for it.
+    fn with<T: Send>(&self, py: Python<'_>, call: impl FnOnce(&Broker) -> T + Send) -> PyResult<T> {
+        py.detach(|| self.lock().as_ref().map(call))
+            .ok_or_else(|| PyRuntimeError::new_err("the broker does not run: use `with LoopbackBroker() as broker:`"))
+    }
+}
+
+fn seconds(given: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(given).map_err(|_| PyValueError::new_err(format!("{given} is no number of seconds")))
+}
+
+#[pymethods]
+impl LoopbackBroker {
+    #[new]
+    #[pyo3(signature = (*, port=0, ws_port=0, username=None, password=None, response_information=None,
+        receive_maximum=None, maximum_packet_size=None, maximum_qos=None, topic_alias_maximum=0, server_keep_alive=None,
+        shared_subscription_available=true, wildcard_subscription_available=true,
+        subscription_identifiers_available=true, retain_available=true, no_matching_subscribers=true))]
+    #[allow(clippy::too_many_arguments, reason = "what a CONNACK can say")]
+    fn new(
+        port: u16,
+        ws_port: u16,
+        username: Option<String>,
+        password: Option<String>,
+        response_information: Option<String>,
+        receive_maximum: Option<u16>,
+        maximum_packet_size: Option<u32>,
+        maximum_qos: Option<u8>,
+        topic_alias_maximum: u16,
+        server_keep_alive: Option<u16>,
+        shared_subscription_available: bool,
+        wildcard_subscription_available: bool,
+        subscription_identifiers_available: bool,
+        retain_available: bool,
+        no_matching_subscribers: bool,
+    ) -> Self {
+        let credentials = username.map(|username| (username, password.unwrap_or_default()));
+        let options = Options {
+            port,
+            ws_port,
+            credentials,
+            response_information,
+            receive_maximum,
+            maximum_packet_size,
+            maximum_qos,
+            retain_available,
+            topic_alias_maximum,
+            server_keep_alive,
+            shared_subscription_available,
+            wildcard_subscription_available,
+            subscription_identifiers_available,
+            no_matching_subscribers,
+            ..Options::default()
+        };
+        Self { options, broker: Mutex::new(None) }
+    }
+
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| {
+            let mut broker = self.lock();
+            if broker.is_none() {
+                *broker = Some(Broker::start(self.options.clone())?);
+            }
+            Ok(())
+        })
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| drop(self.lock().take()));
+    }
+
+    #[getter]
+    fn port(&self, py: Python<'_>) -> PyResult<u16> {
+        self.with(py, Broker::port)
+    }
+
+    #[getter]
+    fn ws_port(&self, py: Python<'_>) -> PyResult<u16> {
+        self.with(py, Broker::ws_port)
+    }
+
+    #[getter]
+    fn url(&self, py: Python<'_>) -> PyResult<String> {
+        self.with(py, Broker::url)
+    }
+
+    #[getter]
+    fn ws_url(&self, py: Python<'_>) -> PyResult<String> {
+        self.with(py, Broker::ws_url)
+    }
+
+    fn cut(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, Broker::cut)
+    }
+
+    #[pyo3(signature = (reason_code=0x8B))]
+    fn disconnect(&self, py: Python<'_>, reason_code: u8) -> PyResult<()> {
+        self.with(py, |broker| broker.disconnect(reason_code))
+    }
+
+    fn stall(&self, py: Python<'_>, duration: f64) -> PyResult<()> {
+        let duration = seconds(duration)?;
+        self.with(py, |broker| broker.stall(duration))
+    }
+
+    fn delay(&self, py: Python<'_>, duration: f64) -> PyResult<()> {
+        let duration = seconds(duration)?;
+        self.with(py, |broker| broker.delay(duration))
+    }
+
+    fn delay_suback(&self, py: Python<'_>, duration: f64) -> PyResult<()> {
+        let duration = seconds(duration)?;
+        self.with(py, |broker| broker.delay_suback(duration))
+    }
+
+    fn refuse_connect(&self, py: Python<'_>, reason_code: Option<u8>) -> PyResult<()> {
+        self.with(py, |broker| broker.refuse_connect(reason_code))
+    }
+
+    #[pyo3(signature = (reason_code, filter="#"))]
+    fn refuse_publish(&self, py: Python<'_>, reason_code: Option<u8>, filter: &str) -> PyResult<()> {
+        self.with(py, |broker| broker.refuse_publish(filter, reason_code))
+    }
+
+    #[pyo3(signature = (reason_code, filter="#"))]
+    fn refuse_subscribe(&self, py: Python<'_>, reason_code: Option<u8>, filter: &str) -> PyResult<()> {
+        self.with(py, |broker| broker.refuse_subscribe(filter, reason_code))
+    }
+
+    fn redeliver(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, Broker::redeliver)
+    }
+
+    fn duplicate(&self, py: Python<'_>, on: bool) -> PyResult<()> {
+        self.with(py, |broker| broker.duplicate(on))
+    }
+
+    fn lose_session(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, Broker::lose_session)
+    }
+
+    fn drop_puback(&self, py: Python<'_>, on: bool) -> PyResult<()> {
+        self.with(py, |broker| broker.drop_puback(on))
+    }
+
+    fn set_response_information(&self, py: Python<'_>, value: Option<String>) -> PyResult<()> {
+        self.with(py, |broker| broker.response_information(value))
+    }
+
+    fn set_accepting(&self, py: Python<'_>, accepting: bool) -> PyResult<()> {
+        self.with(py, |broker| broker.set_accepting(accepting))
+    }
+
+    fn connections(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.with(py, Broker::connections)
+    }
+
+    fn subscriptions(&self, py: Python<'_>) -> PyResult<Vec<(String, String, u8)>> {
+        self.with(py, Broker::subscriptions)
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.with(py, Broker::stats)?;
+        let all = PyDict::new(py);
+        all.set_item("received", stats.received)?;
+        all.set_item("sent", stats.sent)?;
+        all.set_item("dropped", stats.dropped)?;
+        all.set_item("queued", stats.queued)?;
+        all.set_item("in_flight", stats.in_flight)?;
+        all.set_item("sessions", stats.sessions)?;
+        all.set_item("received_by_type", stats.received_by_type)?;
+        all.set_item("sent_by_type", stats.sent_by_type)?;
+        Ok(all)
+    }
+}

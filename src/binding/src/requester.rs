@@ -1,0 +1,200 @@
+//! The requester: validates the arguments of a request, and hands it down.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use reqtt_core::command::{Command, NewRequest, RequesterOptions, ResponseTopic};
+use reqtt_core::message::Message as CoreMessage;
+use reqtt_core::topic;
+
+use crate::bridge::{Bridge, Call, Waiting};
+use crate::client::Connection;
+use crate::errors;
+use crate::message::{check_indicator, check_qos, check_text, check_timeout, pairs, set_payload};
+
+/// Which requester of the connection; 0 before it is opened.
+static IDS: AtomicU32 = AtomicU32::new(1);
+
+/// The part of a requester that sends requests.
+#[pyclass(frozen, subclass, module = "reqtt._core")]
+pub(crate) struct Requester {
+    qos: u8,
+    timeout: Duration,
+    response_qos: Option<u8>,
+    max_pending_requests: usize,
+    resend: bool,
+    match_by_topic: bool,
+    azure: bool,
+    opened: std::sync::Mutex<Option<(u32, Py<Connection>)>>,
+    /// Requests sent, for the invocation of Azure's protocol.
+    sent: AtomicUsize,
+}
+
+impl Requester {
+    fn bridge(&self, py: Python<'_>) -> PyResult<(u32, Py<Bridge>)> {
+        let opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match opened.as_ref() {
+            Some((id, connection)) => Ok((*id, connection.get().bridge(py)?)),
+            None => Err(errors::simple(
+                py,
+                "ReqttError",
+                "the requester is not open: use `async with Requester(...) as req:`",
+            )),
+        }
+    }
+}
+
+#[pymethods]
+impl Requester {
+    #[new]
+    #[pyo3(signature = (*, qos=1, timeout=10.0, response_qos=None, max_pending_requests=10_000, resend=true, match_by_topic=false, azure=false))]
+    fn new(
+        qos: u8,
+        timeout: f64,
+        response_qos: Option<u8>,
+        max_pending_requests: usize,
+        resend: bool,
+        match_by_topic: bool,
+        azure: bool,
+    ) -> PyResult<Self> {
+        if max_pending_requests == 0 {
+            return Err(PyValueError::new_err("max_pending_requests=0 lets no request through: use 1 or more"));
+        }
+        Ok(Self {
+            qos: check_qos(qos)?,
+            timeout: check_timeout(timeout)?,
+            response_qos: response_qos.map(check_qos).transpose()?,
+            max_pending_requests,
+            resend,
+            match_by_topic,
+            azure,
+            opened: std::sync::Mutex::new(None),
+            sent: AtomicUsize::new(0),
+        })
+    }
+
+    /// Opens it on a connection.
+    #[pyo3(signature = (connection, response_topic=None))]
+    fn _open(&self, py: Python<'_>, connection: Py<Connection>, response_topic: Option<String>) -> PyResult<()> {
+        let bridge = connection.get().bridge(py)?;
+        let response_topic = match response_topic {
+            Some(topic) => {
+                topic::check_topic(&topic).map_err(|error| errors::to_py(py, &error))?;
+                ResponseTopic::Fixed(topic)
+            }
+            None => ResponseTopic::Default,
+        };
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        let options = RequesterOptions {
+            response_topic,
+            response_qos: self.response_qos,
+            max_pending_requests: self.max_pending_requests,
+            resend: self.resend,
+            match_by_topic: self.match_by_topic,
+        };
+        bridge.get().tell(py, Command::OpenRequester { requester: id, options })?;
+        *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((id, connection));
+        Ok(())
+    }
+
+    /// Ends when none of its requests is under way.
+    fn _drain(&self, py: Python<'_>) -> PyResult<Call> {
+        let (requester, bridge) = self.bridge(py)?;
+        Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::DrainRequester { token, requester })
+    }
+
+    /// Ends its requests with `ClientClosed`, and gives up its response topic.
+    fn _close(&self, py: Python<'_>) -> PyResult<()> {
+        let opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some((id, connection)) = opened.as_ref() else { return Ok(()) };
+        if let Ok(bridge) = connection.get().bridge(py) {
+            bridge.get().tell(py, Command::CloseRequester { requester: *id })?;
+        }
+        Ok(())
+    }
+
+    /// Send a request and await its response (MQTT 5.0, section 4.10).
+    #[pyo3(signature = (topic, payload=None, *, response_type=None, timeout=None, qos=None, content_type=None,
+        payload_format_indicator=None, user_properties=None, message_expiry_interval=None, correlation_data=None,
+        response_topic=None, fail_fast=true))]
+    #[allow(clippy::too_many_arguments, reason = "the public contract")]
+    fn request(
+        slf: &Bound<'_, Self>,
+        topic: &str,
+        payload: Option<&Bound<'_, PyAny>>,
+        response_type: Option<&Bound<'_, PyAny>>,
+        timeout: Option<f64>,
+        qos: Option<u8>,
+        content_type: Option<String>,
+        payload_format_indicator: Option<u8>,
+        user_properties: Option<&Bound<'_, PyAny>>,
+        message_expiry_interval: Option<u32>,
+        correlation_data: Option<&[u8]>,
+        response_topic: Option<String>,
+        fail_fast: bool,
+    ) -> PyResult<Call> {
+        let py = slf.py();
+        let this = slf.get();
+        let (requester, bridge) = this.bridge(py)?;
+        topic::check_topic(topic).map_err(|error| errors::to_py(py, &error))?;
+        let mut message = CoreMessage {
+            topic: Bytes::copy_from_slice(topic.as_bytes()),
+            qos: qos.map_or(Ok(this.qos), check_qos)?,
+            ..CoreMessage::default()
+        };
+        set_payload(py, &mut message, payload)?;
+        let properties = &mut message.properties;
+        if let Some(content_type) = content_type {
+            check_text("content_type", &content_type)?;
+            properties.content_type = Some(content_type);
+        }
+        if payload_format_indicator.is_some() {
+            properties.payload_format_indicator = check_indicator(payload_format_indicator)?;
+        }
+        properties.user_properties = pairs(user_properties)?;
+        properties.message_expiry_interval = message_expiry_interval;
+        if message_expiry_interval == Some(0) {
+            return Err(PyValueError::new_err("message_expiry_interval=0 expires before it is sent: use 1 or more seconds"));
+        }
+        if let Some(data) = correlation_data {
+            if data.len() > 65_535 {
+                return Err(PyValueError::new_err(format!(
+                    "correlation_data of {} bytes: MQTT carries at most 65,535",
+                    data.len()
+                )));
+            }
+            properties.correlation_data = Some(Bytes::copy_from_slice(data));
+        }
+        if let Some(response_topic) = response_topic {
+            topic::check_topic(&response_topic).map_err(|error| errors::to_py(py, &error))?;
+            properties.response_topic = Some(response_topic);
+        }
+        if this.azure {
+            this.sent.fetch_add(1, Ordering::Relaxed);
+            properties.user_properties.push(("__protVer".into(), "1.0".into()));
+        }
+        let timeout = timeout.map_or(Ok(this.timeout), check_timeout)?;
+        let decode = response_type.map(|kind| compile_decoder(py, kind)).transpose()?;
+        Bridge::start(bridge.bind(py), Waiting::Request(decode), |token| {
+            Command::Request(Box::new(NewRequest {
+                token,
+                requester,
+                message,
+                started: Instant::now(),
+                timeout,
+                fail_fast,
+            }))
+        })
+    }
+}
+
+fn compile_decoder(py: Python<'_>, kind: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    static COMPILE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let _ = intern!(py, "compile_decoder");
+    Ok(COMPILE.import(py, "reqtt.codecs", "compile_decoder")?.call1((kind,))?.unbind())
+}

@@ -1,0 +1,59 @@
+//! The I/O thread: one for the process, started with the first connection, never holding the interpreter.
+//! It is not joined at exit: it holds no Python object, and a connection that its owner left open must look
+//! to the broker like what it is, a client that went away.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use tokio::runtime::{Builder, Handle};
+
+/// How often this process is the child of a fork since the module was imported.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+/// The handle of the I/O thread, and the fork count it was started at.
+static IO: Mutex<Option<(u32, Handle)>> = Mutex::new(None);
+
+/// The I/O thread of this process.
+pub(crate) fn io() -> PyResult<Handle> {
+    let mut io = IO.lock().unwrap_or_else(PoisonError::into_inner);
+    let forks = FORKS.load(Ordering::Relaxed);
+    if let Some((_, handle)) = io.as_ref().filter(|(at, _)| *at == forks) {
+        return Ok(handle.clone());
+    }
+    let failed = |error: std::io::Error| PyRuntimeError::new_err(format!("cannot start the I/O thread: {error}"));
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new()
+        .name("reqtt-io".into())
+        .spawn(move || runtime.block_on(std::future::pending::<()>()))
+        .map_err(failed)?;
+    if let Some((_, inherited)) = io.replace((forks, handle.clone())) {
+        // Its thread did not survive the fork; touching it would touch the parent's sockets.
+        std::mem::forget(inherited);
+    }
+    Ok(handle)
+}
+
+/// To be compared later: a connection lives in the process that opened it.
+pub(crate) fn forks() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Called in the child of a fork, by `os.register_at_fork`.
+#[pyfunction(name = "_forked")]
+pub(crate) fn forked() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+pub(crate) fn watch_forks(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    let os = py.import("os")?;
+    if !os.hasattr("register_at_fork")? {
+        return Ok(());
+    }
+    let options = pyo3::types::PyDict::new(py);
+    options.set_item("after_in_child", module.getattr("_forked")?)?;
+    os.call_method("register_at_fork", (), Some(&options))?;
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Packets that wait for the broker's answer, by packet identifier; and deliveries that wait for ours, in
+//! the order in which they arrived.
+
+use std::collections::VecDeque;
+
+use rumqttc::mqttbytes::v5::Publish;
+use slab::Slab;
+
+use crate::command::Token;
+use crate::correlation::SlotId;
+use crate::effects::Owner;
+
+/// Who waits for the outcome of a PUBLISH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    Request(SlotId),
+    User(Token),
+    Reply,
+}
+
+/// How far a QoS 1 or 2 PUBLISH has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaiting {
+    Puback,
+    Pubrec,
+    Pubcomp,
+}
+
+#[derive(Debug)]
+pub(super) enum InFlight {
+    Publish { packet: Box<Publish>, sender: Sender, awaiting: Awaiting, order: u64 },
+    Subscribe(Owner),
+    Unsubscribe(Owner),
+}
+
+/// Packet identifiers 1..=65,535 and what each stands for.
+#[derive(Debug, Default)]
+pub(super) struct InFlights {
+    slots: Slab<InFlight>,
+    order: u64,
+    publishes: usize,
+}
+
+impl InFlights {
+    /// The identifier that the next `insert` gives, if one is free.
+    pub fn vacant(&self) -> Option<u16> {
+        u16::try_from(self.slots.vacant_key() + 1).ok()
+    }
+
+    pub fn insert(&mut self, in_flight: InFlight) {
+        self.publishes += usize::from(matches!(in_flight, InFlight::Publish { .. }));
+        self.slots.insert(in_flight);
+    }
+
+    pub fn next_order(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    pub fn get_mut(&mut self, pkid: u16) -> Option<&mut InFlight> {
+        self.slots.get_mut(usize::from(pkid).checked_sub(1)?)
+    }
+
+    pub fn remove(&mut self, pkid: u16) -> Option<InFlight> {
+        let removed = self.slots.try_remove(usize::from(pkid).checked_sub(1)?)?;
+        self.publishes -= usize::from(matches!(removed, InFlight::Publish { .. }));
+        Some(removed)
+    }
+
+    /// How many PUBLISHes count against the broker's Receive Maximum.
+    pub const fn publishes(&self) -> usize {
+        self.publishes
+    }
+
+    /// The identifiers of all PUBLISHes in the order in which they were sent.
+    pub fn publishes_in_order(&self) -> Vec<u16> {
+        let mut all: Vec<(u64, u16)> = self
+            .slots
+            .iter()
+            .filter_map(|(index, in_flight)| match in_flight {
+                InFlight::Publish { order, .. } => Some((*order, u16::try_from(index + 1).ok()?)),
+                _ => None,
+            })
+            .collect();
+        all.sort_unstable();
+        all.into_iter().map(|(_, pkid)| pkid).collect()
+    }
+
+    /// SUBSCRIBE and UNSUBSCRIBE do not outlive their connection.
+    pub fn drop_subscribes(&mut self) -> Vec<Owner> {
+        let mut unsubscribed = Vec::new();
+        self.slots.retain(|_, in_flight| match in_flight {
+            InFlight::Publish { .. } => true,
+            InFlight::Subscribe(_) => false,
+            InFlight::Unsubscribe(owner) => {
+                unsubscribed.push(*owner);
+                false
+            }
+        });
+        unsubscribed
+    }
+}
+
+#[derive(Debug)]
+struct Delivery {
+    pkid: u16,
+    qos: u8,
+    /// How many still work on it.
+    users: u32,
+}
+
+/// QoS 1 and 2 messages received and not yet acknowledged. Their numbers never repeat, so that a late
+/// acknowledgement for an older connection finds nothing.
+#[derive(Debug, Default)]
+pub(super) struct Deliveries {
+    first: u64,
+    queue: VecDeque<Delivery>,
+}
+
+impl Deliveries {
+    pub fn add(&mut self, pkid: u16, qos: u8, users: u32) -> u64 {
+        self.queue.push_back(Delivery { pkid, qos, users });
+        self.first + self.queue.len() as u64 - 1
+    }
+
+    /// One user is done with it.
+    pub fn done(&mut self, number: u64) {
+        if let Some(delivery) =
+            number.checked_sub(self.first).and_then(|index| self.queue.get_mut(usize::try_from(index).ok()?))
+        {
+            delivery.users = delivery.users.saturating_sub(1);
+        }
+    }
+
+    /// The next to acknowledge. PUBACKs leave in the order in which the PUBLISHes arrived [MQTT-4.6.0-2].
+    pub fn next_acknowledged(&mut self) -> Option<(u16, u8)> {
+        let Delivery { pkid, qos, .. } = *self.queue.front().filter(|delivery| delivery.users == 0)?;
+        self.queue.pop_front();
+        self.first += 1;
+        Some((pkid, qos))
+    }
+
+    pub fn holds(&self, pkid: u16) -> bool {
+        self.queue.iter().any(|delivery| delivery.pkid == pkid)
+    }
+
+    /// The connection is gone, and their numbers with it; gives their packet identifiers.
+    pub fn forget(&mut self) -> impl Iterator<Item = u16> {
+        self.first += self.queue.len() as u64;
+        std::mem::take(&mut self.queue).into_iter().map(|delivery| delivery.pkid)
+    }
+}

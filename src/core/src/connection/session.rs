@@ -1,0 +1,1057 @@
+//! The MQTT 5 session: a state machine between commands and packets. It does no I/O and has no clock, so
+//! that whoever owns the socket can drive it: bytes go in, bytes come out, time is an argument.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use rumqttc::mqttbytes::Error as CodecError;
+use rumqttc::mqttbytes::v5::{
+    DisconnectReasonCode, Packet, PubAck as PubAckPacket, PubComp, PubRec, PubRel, Publish,
+};
+
+use super::codec::{self, Incoming};
+use super::inflight::{Awaiting, Deliveries, InFlight, InFlights, Sender};
+use crate::command::{Command, Counters, Event, SubscribeOptions, Token, count};
+use crate::correlation::{Ended, SlotId};
+use crate::effects::{Effects, Owner};
+use crate::error::{Error, ReasonCode, Result};
+use crate::message::{ConnAck, Message, PubAck};
+use crate::options::Options;
+use crate::requester::{Naming, Requesters};
+use crate::responder::Responders;
+use crate::topic;
+
+/// Above this many unwritten bytes nothing new is encoded: the broker is slower than we are.
+const HIGH_WATER: usize = 4 * 1024 * 1024;
+/// How long a PINGRESP may take, in a connection whose keep alive is longer.
+const PING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a connection ended.
+#[derive(Debug, Clone)]
+pub(super) struct Lost {
+    /// The broker's reason, if it gave one.
+    pub reason_code: Option<ReasonCode>,
+    pub reason_string: Option<String>,
+    pub detail: String,
+    /// Whether another attempt makes sense.
+    pub again: bool,
+    /// Whether it is the caller's argument that is wrong.
+    pub invalid: bool,
+}
+
+impl Lost {
+    pub fn because(detail: impl Into<String>) -> Self {
+        Self { reason_code: None, reason_string: None, detail: detail.into(), again: true, invalid: false }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Offline,
+    /// CONNECT is written, CONNACK is not there.
+    Handshake,
+    Online,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SubState {
+    /// To be sent as soon as there is a connection.
+    Wanted,
+    /// Sent.
+    Asked,
+    Active,
+}
+
+#[derive(Debug)]
+struct Sub {
+    filter: String,
+    options: SubscribeOptions,
+    state: SubState,
+}
+
+/// A subscription of the user's: several filters, one outcome.
+#[derive(Debug)]
+struct UserSubscription {
+    filters: Vec<String>,
+    asked: usize,
+    /// Told once.
+    token: Option<Token>,
+}
+
+/// What waits for room in the broker's Receive Maximum.
+enum Queued {
+    Request(SlotId),
+    Message(Box<(Message, Sender, Vec<u64>)>),
+}
+
+pub(super) struct Session {
+    options: Arc<Options>,
+    counters: Arc<Counters>,
+    origin: Instant,
+    state: State,
+    connack: Option<Arc<ConnAck>>,
+    client_id: String,
+    connect_token: Option<Token>,
+    /// How many connections of this object were accepted.
+    connects: u64,
+    in_flights: InFlights,
+    queue: VecDeque<Queued>,
+    deliveries: Deliveries,
+    /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
+    unreleased: HashSet<u16>,
+    aliases: HashMap<u16, Bytes>,
+    subs: HashMap<Owner, Sub>,
+    users: HashMap<Token, UserSubscription>,
+    requesters: Requesters,
+    responders: Responders,
+    effects: Effects,
+    /// Drains that only wait for queued responses to be written.
+    drained: Vec<Token>,
+    last_sent: Instant,
+    last_received: Instant,
+    pinged: Option<Instant>,
+    /// To be written to the network.
+    pub out: BytesMut,
+}
+
+impl Session {
+    pub fn new(options: Arc<Options>, counters: Arc<Counters>, now: Instant) -> Self {
+        Self {
+            client_id: options.client_id.clone().unwrap_or_default(),
+            requesters: Requesters::new(counters.clone(), !options.clean_start),
+            responders: Responders::new(counters.clone()),
+            options,
+            counters,
+            origin: now,
+            state: State::Offline,
+            connack: None,
+            connect_token: None,
+            connects: 0,
+            in_flights: InFlights::default(),
+            queue: VecDeque::new(),
+            deliveries: Deliveries::default(),
+            unreleased: HashSet::new(),
+            aliases: HashMap::new(),
+            subs: HashMap::new(),
+            users: HashMap::new(),
+            effects: Effects::default(),
+            drained: Vec::new(),
+            last_sent: now,
+            last_received: now,
+            pinged: None,
+            out: BytesMut::new(),
+        }
+    }
+
+    /// What the other side is to be told; empties into the mailbox.
+    pub fn events(&mut self) -> &mut Vec<Event> {
+        &mut self.effects.events
+    }
+
+    pub const fn online(&self) -> bool {
+        matches!(self.state, State::Online)
+    }
+
+    /// Whether there ever was a connection.
+    pub const fn known(&self) -> bool {
+        self.connects > 0
+    }
+
+    pub const fn connects(&self) -> u64 {
+        self.connects
+    }
+
+    /// Somebody else asks to connect: told at once if it is up, or when it is.
+    pub fn connect_again(&mut self, token: Token) {
+        match &self.connack {
+            Some(connack) if self.online() => self.effects.events.push(Event::Connected {
+                token: Some(token),
+                connack: connack.clone(),
+                client_id: self.client_id.clone(),
+            }),
+            _ => self.connect_token = Some(token),
+        }
+    }
+
+    pub fn expect_connect(&mut self, token: Token) {
+        self.connect_token = Some(token);
+    }
+
+    /// Opens a connection: writes CONNECT.
+    pub fn open(&mut self, now: Instant) {
+        self.out.clear();
+        // A later connection of this object resumes its own session, where the broker keeps one.
+        let clean_start = if self.known() { self.options.session_expiry_interval == 0 } else { self.options.clean_start };
+        codec::write(&codec::connect(&self.options, &self.client_id, clean_start), &mut self.out);
+        self.state = State::Handshake;
+        self.last_sent = now;
+        self.last_received = now;
+        self.pinged = None;
+    }
+
+    /// Takes a command in; `settle` carries the batch out.
+    pub fn command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Request(request) => {
+                let nanos = self.nanos(now);
+                self.requesters.request(*request, nanos, self.origin, &mut self.effects);
+            }
+            Command::Reply { delivery, reply } => {
+                self.responders.reply(delivery, reply.map(|reply| *reply), now, &mut self.effects);
+            }
+            Command::Cancel { token } => self.requesters.cancel(token, &mut self.effects),
+            Command::Acknowledge { delivery } => self.deliveries.done(delivery),
+            Command::OpenRequester { requester, options } => self.requesters.open(requester, options),
+            Command::DrainRequester { token, requester } => {
+                self.requesters.drain(token, requester, &mut self.effects);
+            }
+            Command::CloseRequester { requester } => self.requesters.close(requester, &mut self.effects),
+            Command::Publish { token, message } => {
+                self.queue.push_back(Queued::Message(Box::new((message, Sender::User(token), Vec::new()))));
+            }
+            Command::Subscribe { token, filters, options } => self.subscribe_user(token, filters, &options),
+            Command::Unsubscribe { token } => self.unsubscribe_user(token),
+            Command::OpenResponder { token, responder, options } => {
+                self.responders.open(responder, token, options, &mut self.effects);
+                self.responders_changed();
+            }
+            Command::Drain { token, responders } => {
+                self.responders.drain(token, responders, &mut self.effects);
+                self.settle(now);
+                self.responders.settle_drains(&mut self.effects);
+            }
+            Command::CloseResponders { responders } => self.responders.close(&responders, &mut self.effects),
+            Command::Connect { .. } | Command::Disconnect { .. } => {
+                unreachable!("the driver carries out Connect and Disconnect itself")
+            }
+        }
+    }
+
+    fn responders_changed(&mut self) {
+        self.requesters.set_responders_share(self.responders.acknowledge_late(), &mut self.effects);
+    }
+
+    fn subscribe_user(&mut self, token: Token, filters: Vec<String>, options: &SubscribeOptions) {
+        let asked = filters.len();
+        for (index, filter) in filters.iter().enumerate() {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            self.effects.subscribe.push((Owner::User(token, index), filter.clone(), options.clone()));
+        }
+        self.users.insert(token, UserSubscription { filters, asked, token: Some(token) });
+    }
+
+    fn unsubscribe_user(&mut self, token: Token) {
+        let Some(user) = self.users.remove(&token) else { return };
+        let filters = u32::try_from(user.filters.len()).unwrap_or(u32::MAX);
+        self.effects.unsubscribe.extend((0..filters).map(|index| Owner::User(token, index)));
+    }
+
+    /// Does what the state machines asked for, until nothing is left to do.
+    pub fn settle(&mut self, now: Instant) {
+        loop {
+            let effects = &mut self.effects;
+            if effects.subscribe.is_empty()
+                && effects.unsubscribe.is_empty()
+                && effects.ready.is_empty()
+                && effects.replies.is_empty()
+                && effects.acknowledge.is_empty()
+            {
+                break;
+            }
+            for owner in std::mem::take(&mut effects.unsubscribe) {
+                self.unsubscribe(owner);
+            }
+            for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {
+                self.subscribe(owner, filter, options);
+            }
+            if !self.effects.ready.is_empty() {
+                let mut ready = std::mem::take(&mut self.effects.ready);
+                for slot in ready.drain(..) {
+                    self.send_request(slot, now);
+                }
+                if self.effects.ready.is_empty() {
+                    self.effects.ready = ready;
+                }
+            }
+            for (message, deliveries) in std::mem::take(&mut self.effects.replies) {
+                if self.has_room(message.qos) && self.queue.is_empty() {
+                    self.send(message, Sender::Reply, deliveries);
+                } else {
+                    self.queue.push_back(Queued::Message(Box::new((message, Sender::Reply, deliveries))));
+                }
+            }
+            let mut acknowledge = std::mem::take(&mut self.effects.acknowledge);
+            for delivery in acknowledge.drain(..) {
+                self.deliveries.done(delivery);
+            }
+            self.effects.acknowledge = acknowledge;
+        }
+        self.pump(now);
+        self.acknowledge();
+        if !self.effects.drained.is_empty() {
+            self.drained.append(&mut self.effects.drained);
+        }
+        if !self.drained.is_empty() && (self.queue.is_empty() || self.state == State::Offline && !self.known()) {
+            self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
+        }
+        self.counters.in_flight.store(self.in_flights.publishes() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether another PUBLISH may be written (section 4.9).
+    fn has_room(&self, qos: u8) -> bool {
+        let Some(connack) = &self.connack else { return false };
+        self.state == State::Online
+            && self.out.len() < HIGH_WATER
+            && (qos == 0
+                || self.in_flights.publishes() < usize::from(connack.receive_maximum)
+                    && self.in_flights.vacant().is_some())
+    }
+
+    /// Writes what waited for room.
+    fn pump(&mut self, now: Instant) {
+        while let Some(next) = self.queue.front() {
+            let qos = match next {
+                Queued::Request(slot) => match self.requesters.qos(*slot) {
+                    Some(qos) => qos,
+                    None => {
+                        self.queue.pop_front();
+                        continue;
+                    }
+                },
+                Queued::Message(message) => message.0.qos,
+            };
+            if !self.has_room(qos) {
+                // What has ended while it waited must not pile up behind a slow broker.
+                if self.queue.len() > 1024 && self.queue.len() > 4 * self.requesters.len() {
+                    let requesters = &self.requesters;
+                    self.queue.retain(|queued| match queued {
+                        Queued::Request(slot) => requesters.is_pending(*slot),
+                        Queued::Message(_) => true,
+                    });
+                }
+                break;
+            }
+            match self.queue.pop_front() {
+                Some(Queued::Request(slot)) => self.write_request(slot, now),
+                Some(Queued::Message(message)) => {
+                    let (message, sender, deliveries) = *message;
+                    self.send(message, sender, deliveries);
+                }
+                None => break,
+            }
+        }
+    }
+
+    fn send_request(&mut self, slot: SlotId, now: Instant) {
+        let Some(qos) = self.requesters.qos(slot) else { return };
+        if self.queue.is_empty() && self.has_room(qos) {
+            self.write_request(slot, now);
+        } else {
+            self.queue.push_back(Queued::Request(slot));
+        }
+    }
+
+    fn write_request(&mut self, slot: SlotId, now: Instant) {
+        let nanos = self.nanos(now);
+        let Some(message) = self.requesters.take_ready(slot, nanos) else { return };
+        let qos = message.qos;
+        match self.check(&message) {
+            Ok(()) => {
+                self.write_publish(message, Sender::Request(slot));
+                self.requesters.sent(slot, qos);
+            }
+            Err(error) => self.requesters.end(slot, Ended::Cancelled, Some(error), &mut self.effects),
+        }
+    }
+
+    /// Writes a message that is not a request; tells its sender when it cannot be sent at all.
+    fn send(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
+        match (self.check(&message), sender) {
+            (Ok(()), _) => self.write_publish(message, sender),
+            (Err(error), Sender::User(token)) => self.effects.events.push(Event::Failed { token, error }),
+            (Err(error), _) => {
+                log::error!(target: "reqtt.responder", "a response could not be sent: {error}");
+                self.write_publish(crate::responder::too_large(message), sender);
+            }
+        }
+        for delivery in deliveries {
+            self.deliveries.done(delivery);
+        }
+    }
+
+    /// What the broker would punish with a disconnect must not reach it.
+    fn check(&self, message: &Message) -> Result<()> {
+        let Some(connack) = &self.connack else { return Ok(()) };
+        let refused = |code| Error::Publish {
+            topic: message.topic().to_owned(),
+            reason_code: ReasonCode(code),
+            reason_string: None,
+        };
+        if message.qos > connack.maximum_qos {
+            return Err(refused(0x9B));
+        }
+        if message.retain && !connack.retain_available {
+            return Err(refused(0x9A));
+        }
+        // 268,435,460 is what the Remaining Length can say at most (section 2.1.4), with its header.
+        let maximum = connack.maximum_packet_size.map_or(268_435_460, |maximum| maximum as usize);
+        let size = encoded_size(message);
+        if size > maximum {
+            return Err(Error::PacketTooLarge { topic: message.topic().to_owned(), size, maximum });
+        }
+        Ok(())
+    }
+
+    fn write_publish(&mut self, message: Message, sender: Sender) {
+        let mut packet = codec::publish(message);
+        if packet.qos as u8 == 0 {
+            self.write_one(&packet);
+            if let Sender::User(token) = sender {
+                let puback = PubAck { reason_code: ReasonCode::SUCCESS, reason_string: None };
+                self.effects.events.push(Event::Published { token, puback });
+            }
+            return;
+        }
+        let Some(pkid) = self.in_flights.vacant() else { return };
+        packet.pkid = pkid;
+        self.write_one(&packet);
+        let awaiting = if packet.qos as u8 == 1 { Awaiting::Puback } else { Awaiting::Pubrec };
+        let order = self.in_flights.next_order();
+        self.in_flights.insert(InFlight::Publish { packet: Box::new(packet), sender, awaiting, order });
+    }
+
+    fn write_one(&mut self, packet: &Publish) {
+        let start = self.out.len();
+        if let Err(error) = packet.write(&mut self.out) {
+            self.out.truncate(start);
+            log::error!(target: "reqtt.connection", "a PUBLISH could not be encoded: {error}");
+        }
+    }
+
+    /// Sends the PUBACKs and PUBRECs that are due.
+    fn acknowledge(&mut self) {
+        if self.state != State::Online {
+            return;
+        }
+        while let Some((pkid, qos)) = self.deliveries.next_acknowledged() {
+            if qos == 1 {
+                codec::write(&Packet::PubAck(PubAckPacket::new(pkid, None)), &mut self.out);
+            } else {
+                codec::write(&Packet::PubRec(PubRec::new(pkid, None)), &mut self.out);
+            }
+        }
+    }
+
+    fn subscribe(&mut self, owner: Owner, filter: String, options: SubscribeOptions) {
+        let mut sub = Sub { filter, options, state: SubState::Wanted };
+        if self.state == State::Online {
+            self.write_subscribe(owner, &mut sub);
+        }
+        self.subs.insert(owner, sub);
+    }
+
+    fn write_subscribe(&mut self, owner: Owner, sub: &mut Sub) {
+        let identifiers = self.connack.as_ref().is_some_and(|connack| connack.subscription_identifiers_available);
+        let Some(pkid) = self.in_flights.vacant() else {
+            let error = Error::Subscribe {
+                topic_filter: sub.filter.clone(),
+                reason_code: ReasonCode(0x97),
+                reason_string: Some("65,535 packets wait for the broker's answer".into()),
+                for_responses: matches!(owner, Owner::ResponseTopic(_)),
+            };
+            return self.subscribed(owner, Err(error));
+        };
+        codec::write(&codec::subscribe(pkid, &sub.filter, &sub.options, identifiers), &mut self.out);
+        self.in_flights.insert(InFlight::Subscribe(owner));
+        sub.state = SubState::Asked;
+    }
+
+    fn subscribed(&mut self, owner: Owner, outcome: Result<()>) {
+        match owner {
+            Owner::ResponseTopic(number) => self.requesters.subscribed(number, outcome, &mut self.effects),
+            Owner::Responder(id) => {
+                self.responders.subscribed(id, outcome, &mut self.effects);
+                self.responders_changed();
+            }
+            Owner::User(token, _) => self.user_subscribed(token, outcome),
+        }
+    }
+
+    fn user_subscribed(&mut self, token: Token, outcome: Result<()>) {
+        let Some(user) = self.users.get_mut(&token) else { return };
+        match outcome {
+            Ok(()) => {
+                user.asked = user.asked.saturating_sub(1);
+                if user.asked == 0 && user.token.take().is_some() {
+                    self.effects.events.push(Event::Subscribed { token });
+                }
+            }
+            Err(error) => {
+                // Told as the outcome of the call, or later as the end of the iteration.
+                self.effects.events.push(Event::Failed { token, error });
+                self.unsubscribe_user(token);
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, owner: Owner) {
+        let Some(sub) = self.subs.remove(&owner) else { return self.unsubscribed(owner) };
+        // The broker knows one subscription for each filter: the last user of it ends it.
+        let shared = self.subs.values().any(|other| other.filter == sub.filter);
+        if self.state != State::Online || sub.state == SubState::Wanted || shared {
+            return self.unsubscribed(owner);
+        }
+        let Some(pkid) = self.in_flights.vacant() else { return self.unsubscribed(owner) };
+        let packet = rumqttc::mqttbytes::v5::Unsubscribe { pkid, filters: vec![sub.filter], properties: None };
+        codec::write(&Packet::Unsubscribe(packet), &mut self.out);
+        self.in_flights.insert(InFlight::Unsubscribe(owner));
+    }
+
+    fn unsubscribed(&mut self, owner: Owner) {
+        if let Owner::Responder(id) = owner {
+            self.responders.unsubscribed(id, &mut self.effects);
+            self.responders_changed();
+        }
+    }
+
+    /// Reads all complete packets of `input`.
+    pub fn input(&mut self, input: &mut BytesMut, now: Instant) -> Result<(), Lost> {
+        self.last_received = now;
+        self.pinged = None;
+        loop {
+            match codec::read(input, self.options.maximum_packet_size) {
+                Ok(None) => break,
+                Ok(Some(Incoming::Publish { message, pkid, alias })) if self.online() => {
+                    self.publish(message, pkid, alias, now)?;
+                }
+                Ok(Some(Incoming::Publish { .. })) => return Err(self.unexpected("a PUBLISH")),
+                Ok(Some(Incoming::Other(packet))) => self.packet(packet, now)?,
+                Err(error) => return Err(self.unreadable(&error, input)),
+            }
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn unreadable(&mut self, error: &CodecError, input: &BytesMut) -> Lost {
+        if self.state == State::Handshake {
+            let old = format!("{error}");
+            return Lost {
+                reason_code: None,
+                reason_string: None,
+                detail: format!(
+                    "what answered CONNECT is no MQTT 5 broker ({old}, {} bytes): check the port and the scheme (mqtt, mqtts, ws, wss), and that the broker speaks MQTT 5",
+                    input.len()
+                ),
+                again: true,
+                invalid: false,
+            };
+        }
+        let code = codec::violation(error);
+        codec::write(&codec::disconnect(code, None), &mut self.out);
+        Lost::because(format!("the broker sent a packet that breaks the protocol: {error}"))
+    }
+
+    fn packet(&mut self, packet: Packet, now: Instant) -> Result<(), Lost> {
+        match (packet, self.state) {
+            (Packet::ConnAck(packet), State::Handshake) => self.connack(codec::connack(packet), now)?,
+            (Packet::PubAck(ack), State::Online) => {
+                let reason_string = ack.properties.and_then(|properties| properties.reason_string);
+                self.published(ack.pkid, Awaiting::Puback, ReasonCode(ack.reason as u8), reason_string);
+            }
+            (Packet::PubRec(ack), State::Online) => {
+                let reason_string = ack.properties.and_then(|properties| properties.reason_string);
+                self.pubrec(ack.pkid, ReasonCode(ack.reason as u8), reason_string);
+            }
+            (Packet::PubComp(ack), State::Online) => {
+                self.published(ack.pkid, Awaiting::Pubcomp, ReasonCode::SUCCESS, None);
+            }
+            (Packet::PubRel(release), State::Online) => {
+                self.unreleased.remove(&release.pkid);
+                codec::write(&Packet::PubComp(PubComp::new(release.pkid, None)), &mut self.out);
+            }
+            (Packet::SubAck(ack), State::Online) => {
+                let reason_string = ack.properties.and_then(|properties| properties.reason_string);
+                let code = ack.return_codes.first().map_or(ReasonCode(0x80), |code| codec::suback_code(*code));
+                self.suback(ack.pkid, code, reason_string);
+            }
+            (Packet::UnsubAck(ack), State::Online) => {
+                if let Some(InFlight::Unsubscribe(_)) = self.in_flights.get_mut(ack.pkid)
+                    && let Some(InFlight::Unsubscribe(owner)) = self.in_flights.remove(ack.pkid)
+                {
+                    self.unsubscribed(owner);
+                }
+            }
+            (Packet::PingResp, State::Online) => {}
+            (Packet::Disconnect(packet), _) => {
+                let code = ReasonCode(packet.reason_code as u8);
+                let reason_string = packet.properties.and_then(|properties| properties.reason_string);
+                // A takeover answered by a reconnect would take over in turn, for ever.
+                let again = code != ReasonCode::SESSION_TAKEN_OVER && !matches!(code.0, 0x8A | 0x9D);
+                let detail = match code.0 {
+                    0x8E => "another connection uses this client_id: give each its own".to_owned(),
+                    _ => reason_string.clone().unwrap_or_else(|| "the broker ended the connection".to_owned()),
+                };
+                return Err(Lost { reason_code: Some(code), reason_string, detail, again, invalid: false });
+            }
+            (packet, _) => return Err(self.unexpected(&format!("{:?}", packet.packet_type()))),
+        }
+        Ok(())
+    }
+
+    fn unexpected(&mut self, packet: &str) -> Lost {
+        codec::write(&codec::disconnect(DisconnectReasonCode::ProtocolError, None), &mut self.out);
+        Lost::because(format!("the broker sent {packet} where the protocol does not allow it"))
+    }
+
+    fn connack(&mut self, connack: ConnAck, now: Instant) -> Result<(), Lost> {
+        let code = connack.reason_code;
+        if code != ReasonCode::SUCCESS {
+            return Err(Lost {
+                reason_code: Some(code),
+                reason_string: connack.reason_string,
+                detail: "the broker refused CONNECT".into(),
+                // These do not change by asking again.
+                again: !matches!(code.0, 0x84 | 0x85 | 0x8A | 0x8C | 0x95 | 0x9D),
+                invalid: false,
+            });
+        }
+        if let Some(assigned) = &connack.assigned_client_identifier {
+            self.client_id.clone_from(assigned);
+        }
+        self.state = State::Online;
+        let connack = Arc::new(connack);
+        self.connack = Some(connack.clone());
+        if self.connects > 0 {
+            count(&self.counters.reconnects, 1);
+        }
+        self.connects += 1;
+        self.effects.events.push(Event::Connected {
+            token: self.connect_token.take(),
+            connack: connack.clone(),
+            client_id: self.client_id.clone(),
+        });
+        let naming =
+            Naming { client_id: self.client_id.clone(), response_information: connack.response_information.clone() };
+        // Subscriptions first: nothing that waits for a response goes out before them.
+        self.requesters.connected(&connack, naming, &mut self.effects);
+        self.resubscribe(connack.session_present);
+        if connack.session_present {
+            self.resend(now);
+        } else {
+            self.unreleased.clear();
+            self.start_over();
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn resubscribe(&mut self, session_present: bool) {
+        let mut subs = std::mem::take(&mut self.subs);
+        for (owner, sub) in &mut subs {
+            match owner {
+                // The requesters name their topics anew, and ask for them themselves.
+                Owner::ResponseTopic(number) => {
+                    if session_present && sub.state == SubState::Active {
+                        self.requesters.kept(*number, &sub.filter, &mut self.effects);
+                    }
+                }
+                _ if session_present && sub.state == SubState::Active => self.subscribed(*owner, Ok(())),
+                _ => self.write_subscribe(*owner, sub),
+            }
+        }
+        // What was subscribed meanwhile (none, today) must not be lost.
+        subs.extend(std::mem::take(&mut self.subs));
+        self.subs = subs;
+    }
+
+    /// The broker kept the session: what it has not acknowledged goes out again [MQTT-4.4.0-1].
+    fn resend(&mut self, now: Instant) {
+        let nanos = self.nanos(now);
+        for pkid in self.in_flights.publishes_in_order() {
+            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.get_mut(pkid) else {
+                continue;
+            };
+            let expiry = match sender {
+                Sender::Request(slot) => self.requesters.expiry_of(*slot, nanos),
+                _ => packet.properties.as_ref().and_then(|properties| properties.message_expiry_interval),
+            };
+            let over = matches!(sender, Sender::Request(_)) && expiry.is_none();
+            match awaiting {
+                Awaiting::Puback | Awaiting::Pubrec if !over => {
+                    packet.dup = true;
+                    if let Some(properties) = &mut packet.properties {
+                        properties.message_expiry_interval = expiry;
+                    }
+                    let start = self.out.len();
+                    if packet.write(&mut self.out).is_err() {
+                        self.out.truncate(start);
+                    }
+                }
+                // Its deadline has passed: it is not sent again. The broker holds nothing at QoS 1.
+                Awaiting::Puback => {
+                    self.in_flights.remove(pkid);
+                }
+                Awaiting::Pubrec | Awaiting::Pubcomp => {
+                    *awaiting = Awaiting::Pubcomp;
+                    codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+                }
+            }
+        }
+    }
+
+    /// The broker has no session: what it never acknowledged becomes new, in the old order.
+    fn start_over(&mut self) {
+        let later = std::mem::take(&mut self.queue);
+        for pkid in self.in_flights.publishes_in_order() {
+            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.remove(pkid) else {
+                continue;
+            };
+            if awaiting == Awaiting::Pubcomp {
+                // Acknowledged by its PUBREC.
+                if let Sender::User(token) = sender {
+                    let puback = PubAck { reason_code: ReasonCode::SUCCESS, reason_string: None };
+                    self.effects.events.push(Event::Published { token, puback });
+                }
+                continue;
+            }
+            let message = codec::message(*packet);
+            match sender {
+                Sender::Request(slot) => self.requesters.give_back(slot, Some(message), &mut self.effects),
+                sender => self.queue.push_back(Queued::Message(Box::new((message, sender, Vec::new())))),
+            }
+        }
+        self.queue.extend(later);
+    }
+
+    fn publish(&mut self, mut message: Message, pkid: u16, alias: Option<u16>, now: Instant) -> Result<(), Lost> {
+        if let Some(alias) = alias {
+            self.resolve_alias(&mut message, alias)?;
+        }
+        let qos = message.qos;
+        if qos == 2 {
+            if self.unreleased.contains(&pkid) {
+                // Delivered before; its PUBREC may have been lost, or is still to come.
+                if !self.deliveries.holds(pkid) {
+                    codec::write(&Packet::PubRec(PubRec::new(pkid, None)), &mut self.out);
+                }
+                return Ok(());
+            }
+            self.unreleased.insert(pkid);
+        } else if message.dup && self.deliveries.holds(pkid) {
+            // The same delivery again on the same connection: the first is still being worked on.
+            return Ok(());
+        }
+        let response = self.requesters.expects(&message.topic);
+        let request = self.responders.expects(message.topic());
+        let users: Vec<Token> = if self.users.is_empty() { Vec::new() } else { self.users_of(message.topic()) };
+        let takers = u32::from(response) + u32::from(request) + u32::try_from(users.len()).unwrap_or(0);
+        let delivery = (qos > 0).then(|| self.deliveries.add(pkid, qos, takers));
+        for token in users {
+            self.effects.events.push(Event::Message { token, message: message.clone(), delivery });
+        }
+        if response {
+            let nanos = self.nanos(now);
+            if request {
+                self.requesters.response(message.clone(), nanos, &mut self.effects);
+            } else {
+                self.requesters.response(message, nanos, &mut self.effects);
+                self.effects.acknowledge.extend(delivery);
+                return Ok(());
+            }
+            self.effects.acknowledge.extend(delivery);
+        }
+        if request {
+            self.responders.request(message, delivery, now, &mut self.effects);
+        }
+        Ok(())
+    }
+
+    fn users_of(&self, topic: &str) -> Vec<Token> {
+        self.users
+            .iter()
+            .filter(|(_, user)| user.filters.iter().any(|filter| topic::matches(filter, topic)))
+            .map(|(token, _)| *token)
+            .collect()
+    }
+
+    /// A topic alias stands for the topic that came with it first on this connection (section 3.3.2.3.4).
+    fn resolve_alias(&mut self, message: &mut Message, alias: u16) -> Result<(), Lost> {
+        let known = if alias > self.options.topic_alias_maximum {
+            None
+        } else if message.topic.is_empty() {
+            self.aliases.get(&alias).cloned()
+        } else {
+            self.aliases.insert(alias, message.topic.clone());
+            Some(message.topic.clone())
+        };
+        let Some(topic) = known else {
+            codec::write(&codec::disconnect(DisconnectReasonCode::TopicAliasInvalid, None), &mut self.out);
+            return Err(Lost::because("the broker used a topic alias that was never defined, or is too large"));
+        };
+        message.topic = topic;
+        Ok(())
+    }
+
+    fn pubrec(&mut self, pkid: u16, reason_code: ReasonCode, reason_string: Option<String>) {
+        let Some(InFlight::Publish { sender, awaiting, .. }) = self.in_flights.get_mut(pkid) else {
+            return codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+        };
+        if *awaiting == Awaiting::Puback {
+            return;
+        }
+        let sender = *sender;
+        if reason_code.is_error() {
+            self.in_flights.remove(pkid);
+        } else {
+            *awaiting = Awaiting::Pubcomp;
+            codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+        }
+        self.tell(sender, reason_code, reason_string);
+    }
+
+    /// The last packet of a PUBLISH's exchange is there.
+    fn published(&mut self, pkid: u16, last: Awaiting, reason_code: ReasonCode, reason_string: Option<String>) {
+        match self.in_flights.get_mut(pkid) {
+            Some(InFlight::Publish { awaiting, .. }) if *awaiting == last => {}
+            _ => return,
+        }
+        let Some(InFlight::Publish { sender, .. }) = self.in_flights.remove(pkid) else { return };
+        if last == Awaiting::Puback {
+            self.tell(sender, reason_code, reason_string);
+        }
+    }
+
+    fn tell(&mut self, sender: Sender, reason_code: ReasonCode, reason_string: Option<String>) {
+        match sender {
+            Sender::Request(slot) => {
+                self.requesters.acknowledged(slot, reason_code, reason_string, &mut self.effects);
+            }
+            Sender::User(token) => {
+                let puback = PubAck { reason_code, reason_string };
+                self.effects.events.push(Event::Published { token, puback });
+            }
+            Sender::Reply if reason_code.is_error() => {
+                log::warn!(target: "reqtt.responder", "broker refused a response ({reason_code}): allow this client to publish to the Response Topic");
+            }
+            Sender::Reply => {}
+        }
+    }
+
+    fn suback(&mut self, pkid: u16, code: ReasonCode, reason_string: Option<String>) {
+        if !matches!(self.in_flights.get_mut(pkid), Some(InFlight::Subscribe(_))) {
+            return;
+        }
+        let Some(InFlight::Subscribe(owner)) = self.in_flights.remove(pkid) else { return };
+        let Some(sub) = self.subs.get_mut(&owner) else { return };
+        if code.is_error() {
+            let error = Error::Subscribe {
+                topic_filter: sub.filter.clone(),
+                reason_code: code,
+                reason_string,
+                for_responses: matches!(owner, Owner::ResponseTopic(_)),
+            };
+            self.subs.remove(&owner);
+            self.subscribed(owner, Err(error));
+        } else {
+            sub.state = SubState::Active;
+            self.subscribed(owner, Ok(()));
+        }
+    }
+
+    /// When `tick` has something to do, at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let request = self.requesters.next_deadline().map(|nanos| self.origin + Duration::from_nanos(nanos));
+        let ping = self.keep_alive().map(|keep_alive| match self.pinged {
+            Some(pinged) => pinged + PING_PATIENCE.min(keep_alive),
+            None => self.last_sent + keep_alive,
+        });
+        [request, ping.filter(|_| self.online())].into_iter().flatten().min()
+    }
+
+    fn keep_alive(&self) -> Option<Duration> {
+        let server = self.connack.as_ref().and_then(|connack| connack.server_keep_alive);
+        let seconds = server.unwrap_or(self.options.keep_alive);
+        // A little early, so that the broker has it within the time [MQTT-3.1.2-20].
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()).mul_f64(0.9))
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now: Instant) -> Result<(), Lost> {
+        let nanos = self.nanos(now);
+        if self.requesters.next_deadline().is_some_and(|deadline| deadline <= nanos) {
+            self.requesters.expire(nanos, &mut self.effects);
+            self.settle(now);
+        }
+        let Some(keep_alive) = self.keep_alive().filter(|_| self.online()) else { return Ok(()) };
+        match self.pinged {
+            Some(pinged) if now >= pinged + PING_PATIENCE.min(keep_alive) => {
+                return Err(Lost::because("the broker did not answer PINGREQ (Keep Alive timeout)"));
+            }
+            None if now >= self.last_sent + keep_alive => {
+                codec::write(&Packet::PingReq, &mut self.out);
+                self.pinged = Some(now);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// `bytes` of `out` reached the network: there may be room for more.
+    pub fn written(&mut self, now: Instant) {
+        self.last_sent = now;
+        if !self.queue.is_empty() {
+            self.settle(now);
+        }
+    }
+
+    /// The connection is gone; another may follow.
+    pub fn disconnected(&mut self, lost: &Lost) {
+        let was_online = self.online();
+        self.state = State::Offline;
+        self.out.clear();
+        self.pinged = None;
+        self.aliases.clear();
+        for pkid in self.deliveries.forget() {
+            // Without a PUBREC the broker delivers it again, and that is no duplicate.
+            self.unreleased.remove(&pkid);
+        }
+        if !was_online {
+            return;
+        }
+        // QoS 2 deliveries that have no PUBREC yet come again; those that have one wait for PUBREL.
+        self.responders.disconnected();
+        let session = self.options.session_expiry_interval > 0;
+        self.requesters.disconnected(session);
+        for sub in self.subs.values_mut().filter(|sub| sub.state == SubState::Asked) {
+            sub.state = SubState::Wanted;
+        }
+        for owner in self.in_flights.drop_subscribes() {
+            self.unsubscribed(owner);
+        }
+        self.end_what_may_not_be_resent(lost);
+        for queued in std::mem::take(&mut self.queue) {
+            match queued {
+                Queued::Request(slot) => self.requesters.give_back(slot, None, &mut self.effects),
+                Queued::Message(mut message) => {
+                    message.2.clear();
+                    self.queue.push_back(Queued::Message(message));
+                }
+            }
+        }
+        self.effects.acknowledge.clear();
+        self.responders.settle_drains(&mut self.effects);
+    }
+
+    fn end_what_may_not_be_resent(&mut self, lost: &Lost) {
+        for pkid in self.in_flights.publishes_in_order() {
+            let Some(InFlight::Publish { sender: Sender::Request(slot), awaiting, .. }) = self.in_flights.get_mut(pkid)
+            else {
+                continue;
+            };
+            let (slot, awaiting) = (*slot, *awaiting);
+            if awaiting == Awaiting::Pubcomp || !self.requesters.is_pending(slot) || self.requesters.may_resend(slot) {
+                continue;
+            }
+            let error = Error::ConnectionLost {
+                reason_code: lost.reason_code,
+                detail: format!(
+                    "{}; the broker had not acknowledged this request, and resend=False forbids to send it again",
+                    lost.detail
+                ),
+            };
+            self.requesters.end(slot, Ended::Cancelled, Some(error), &mut self.effects);
+            if awaiting == Awaiting::Puback {
+                self.in_flights.remove(pkid);
+            }
+        }
+    }
+
+    /// Nothing will be sent any more: ends all that waits.
+    pub fn give_up(&mut self, error: &Error) {
+        self.requesters.end_all(error, &mut self.effects);
+        let mut tokens: Vec<Token> = self.users.iter().map(|(token, _)| *token).collect();
+        self.users.clear();
+        for pkid in self.in_flights.publishes_in_order() {
+            if let Some(InFlight::Publish { sender: Sender::User(token), .. }) = self.in_flights.remove(pkid) {
+                tokens.push(token);
+            }
+        }
+        for queued in std::mem::take(&mut self.queue) {
+            if let Queued::Message(message) = queued
+                && let Sender::User(token) = message.1
+            {
+                tokens.push(token);
+            }
+        }
+        for token in tokens.into_iter().chain(self.connect_token.take()) {
+            self.effects.events.push(Event::Failed { token, error: error.clone() });
+        }
+        self.responders.give_up(error, &mut self.effects);
+        self.effects.events.extend(self.effects.drained.drain(..).map(|token| Event::Done { token }));
+        self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
+        self.effects.subscribe.clear();
+        self.effects.unsubscribe.clear();
+        self.effects.ready.clear();
+        self.effects.replies.clear();
+    }
+
+    /// Answers a command that comes when all is over.
+    pub fn refuse(&mut self, command: Command, error: &Error) {
+        let token = match command {
+            Command::Request(request) => request.token,
+            Command::Connect { token }
+            | Command::Publish { token, .. }
+            | Command::Subscribe { token, .. }
+            | Command::OpenResponder { token, .. } => token,
+            Command::Drain { token, .. }
+            | Command::DrainRequester { token, .. }
+            | Command::Disconnect { token: Some(token) } => {
+                return self.effects.events.push(Event::Done { token });
+            }
+            _ => return,
+        };
+        self.effects.events.push(Event::Failed { token, error: error.clone() });
+    }
+
+    /// Ends the connection in good order: DISCONNECT 0x00, so that the broker drops the will.
+    pub fn close(&mut self) {
+        if self.online() {
+            codec::write(&codec::disconnect(DisconnectReasonCode::NormalDisconnection, None), &mut self.out);
+        }
+        self.state = State::Offline;
+        self.give_up(&Error::ClientClosed);
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// An upper bound of a PUBLISH's size on the wire, exact but for the length fields' own widths.
+fn encoded_size(message: &Message) -> usize {
+    let properties = &message.properties;
+    let mut size = 2 + message.topic.len() + message.payload.len() + if message.qos > 0 { 2 } else { 0 };
+    let mut inner = 0;
+    inner += properties.payload_format_indicator.map_or(0, |_| 2);
+    inner += properties.message_expiry_interval.map_or(0, |_| 5);
+    inner += properties.response_topic.as_ref().map_or(0, |topic| 3 + topic.len());
+    inner += properties.correlation_data.as_ref().map_or(0, |data| 3 + data.len());
+    inner += properties.content_type.as_ref().map_or(0, |text| 3 + text.len());
+    inner += properties.user_properties.iter().map(|(key, value)| 5 + key.len() + value.len()).sum::<usize>();
+    size += width(inner) + inner;
+    1 + width(size) + size
+}
+
+/// Bytes of a Variable Byte Integer (section 1.5.5).
+const fn width(value: usize) -> usize {
+    match value {
+        0..=127 => 1,
+        128..=16_383 => 2,
+        16_384..=2_097_151 => 3,
+        _ => 4,
+    }
+}

@@ -1,0 +1,35 @@
+//! What the requester and responder state machines want done: they touch no I/O, the session carries it out.
+
+use crate::command::{Event, SubscribeOptions, Token};
+use crate::correlation::SlotId;
+use crate::message::Message;
+
+/// Who a subscription belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Owner {
+    /// A response topic, by its number.
+    ResponseTopic(u32),
+    /// A responder.
+    Responder(u32),
+    /// A subscription of the user's, with the index of its filter.
+    User(Token, u32),
+}
+
+/// Filled by a step, emptied by the session after it.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// To tell the other side.
+    pub events: Vec<Event>,
+    /// Requests that may go out, in this order.
+    pub ready: Vec<SlotId>,
+    /// Filters to subscribe to (again).
+    pub subscribe: Vec<(Owner, String, SubscribeOptions)>,
+    /// Subscriptions to end.
+    pub unsubscribe: Vec<Owner>,
+    /// Responses to publish; each with the delivery to acknowledge once it is written.
+    pub replies: Vec<(Message, Vec<u64>)>,
+    /// Deliveries to acknowledge now.
+    pub acknowledge: Vec<u64>,
+    /// Drains whose responders have nothing left to do.
+    pub drained: Vec<Token>,
+}

@@ -1,0 +1,24 @@
+//! Request/response over MQTT 5: connection, correlation map, responder. No Python in it.
+//!
+//! ```text
+//! caller -> command -> requester -> correlation -> connection -> wire
+//! caller <- mailbox <- requester <- correlation <- connection <- wire
+//! ```
+//!
+//! A request goes down once and comes back once. [`connection::run`] is a task that owns one connection;
+//! commands reach it through a [`command::CommandQueue`], events leave through a [`mailbox::Mailbox`].
+
+pub mod command;
+pub mod connection;
+pub mod correlation;
+mod effects;
+pub mod error;
+pub mod mailbox;
+pub mod message;
+pub mod options;
+mod requester;
+mod responder;
+pub mod topic;
+
+pub use error::{Error, ReasonCode, Result};
+pub use responder::{Ack, Reply, ResponderOptions};

@@ -1,0 +1,541 @@
+//! The responding side: which responder runs, whether a request may run at all, how often, and what goes
+//! back. Decides on expiry, duplicates, concurrency and the order of acknowledgements. No I/O, no clock.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use crate::command::{Counters, Event, SubscribeOptions, Token, count};
+use crate::effects::{Effects, Owner};
+use crate::error::{Error, Result};
+use crate::message::{Message, Properties};
+use crate::topic::{self, Pattern, Router};
+
+/// When a request is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// After its response is handed to the network: at-least-once.
+    AfterResponse,
+    /// As soon as it is received: at-most-once.
+    OnReceipt,
+}
+
+/// What a responder is set to.
+#[derive(Debug, Clone)]
+pub struct ResponderOptions {
+    /// The topics it answers on, with captures.
+    pub pattern: Pattern,
+    /// The shared subscription's group (`$share/<group>/...`).
+    pub group: Option<String>,
+    /// The highest QoS of requests.
+    pub qos: u8,
+    /// How many handlers run at a time; more requests wait.
+    pub concurrency: usize,
+    /// When requests are acknowledged.
+    pub ack: Ack,
+    /// Whether copies of a request share one run.
+    pub deduplicate: bool,
+    /// Whether a message without Response Topic runs the handler (one-way).
+    pub run_without_response_topic: bool,
+    /// Filters for the Response Topics it may publish to.
+    pub allowed_response_topics: Vec<String>,
+    /// Whether retained messages are requests.
+    pub retained: bool,
+}
+
+impl ResponderOptions {
+    /// The filter as it is subscribed to.
+    #[must_use]
+    pub fn topic_filter(&self) -> String {
+        match &self.group {
+            Some(group) => format!("$share/{group}/{}", self.pattern.filter()),
+            None => self.pattern.filter().to_owned(),
+        }
+    }
+}
+
+/// What a handler made of its request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// The payload.
+    pub payload: Bytes,
+    /// An HTTP status code; written as `__stat` where it is an error, or where the request asks for it.
+    pub status: u16,
+    /// What the payload is.
+    pub content_type: Option<String>,
+    /// 1 when the payload is UTF-8 text.
+    pub payload_format_indicator: Option<u8>,
+    /// Further facts, those of an error included.
+    pub user_properties: Vec<(String, String)>,
+}
+
+/// How many duplicate keys are remembered, and how many bytes of responses, per connection.
+const CACHE_ENTRIES: usize = 10_000;
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// How long a response is remembered for a request that names no expiry.
+const CACHE_DEFAULT: Duration = Duration::from_secs(60);
+/// How many QoS 0 requests may wait for one responder; QoS 1 and 2 are bounded by Receive Maximum.
+const QUEUE_LIMIT: usize = 10_000;
+
+#[derive(Debug)]
+struct Responder {
+    options: Arc<ResponderOptions>,
+    identifier: u32,
+    /// Told once, when the SUBACK is there.
+    token: Option<Token>,
+    active: bool,
+    running: usize,
+    queue: VecDeque<Incoming>,
+}
+
+/// A request that was let in.
+#[derive(Debug)]
+struct Incoming {
+    message: Message,
+    deadline: Option<Instant>,
+    /// The delivery to acknowledge when all is done; `None` at QoS 0, or once acknowledged.
+    delivery: Option<u64>,
+    key: Option<Key>,
+}
+
+/// A request whose handler runs.
+#[derive(Debug)]
+struct Running {
+    responder: u32,
+    generation: u32,
+    deadline: Option<Instant>,
+    delivery: Option<u64>,
+    key: Option<Key>,
+    response_topic: Option<String>,
+    correlation_data: Option<Bytes>,
+    qos: u8,
+    wants_status: bool,
+}
+
+/// What makes two deliveries one request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key(Arc<(Bytes, String, Bytes)>);
+
+#[derive(Debug)]
+enum Cached {
+    /// Its handler waits or runs; these deliveries are acknowledged with it.
+    Running(Vec<u64>),
+    /// It was answered with this (`None`: with nothing).
+    Answered(Option<Message>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    cached: Cached,
+    until: Instant,
+    bytes: usize,
+}
+
+pub(crate) struct Responders {
+    responders: HashMap<u32, Responder>,
+    router: Router<u32>,
+    running: Slab<Running>,
+    generation: u32,
+    cache: HashMap<Key, Entry>,
+    /// Answered keys, oldest first.
+    order: VecDeque<Key>,
+    cache_bytes: usize,
+    drains: Vec<(Token, Vec<u32>)>,
+    /// The subscription identifiers of all responders.
+    identifiers: HashSet<u32>,
+    counters: Arc<Counters>,
+}
+
+impl Responders {
+    pub fn new(counters: Arc<Counters>) -> Self {
+        Self {
+            responders: HashMap::new(),
+            router: Router::new(),
+            running: Slab::new(),
+            generation: 0,
+            cache: HashMap::new(),
+            order: VecDeque::new(),
+            cache_bytes: 0,
+            drains: Vec::new(),
+            identifiers: HashSet::new(),
+            counters,
+        }
+    }
+
+    /// Whether any of them acknowledges after the response.
+    pub fn acknowledge_late(&self) -> bool {
+        self.responders.values().any(|responder| responder.options.ack == Ack::AfterResponse && responder.options.qos > 0)
+    }
+
+    pub fn open(&mut self, id: u32, token: Token, options: Arc<ResponderOptions>, effects: &mut Effects) {
+        let filter = options.pattern.filter();
+        if let Err(error) = self.router.insert(filter, id) {
+            return effects.events.push(Event::Failed { token, error });
+        }
+        let subscribe = SubscribeOptions {
+            qos: options.qos,
+            no_local: false,
+            retain_as_published: true,
+            // Without this a broker sends stale commands with every SUBSCRIBE (MQTT 5.0, section 3.8.3.1);
+            // a shared subscription gets none anyway.
+            retain_handling: if options.retained { 0 } else { 2 },
+            subscription_identifier: Some(identifier(&options.topic_filter())),
+        };
+        effects.subscribe.push((Owner::Responder(id), options.topic_filter(), subscribe));
+        let identifier = identifier(&options.topic_filter());
+        self.identifiers.insert(identifier);
+        let responder =
+            Responder { options, identifier, token: Some(token), active: false, running: 0, queue: VecDeque::new() };
+        self.responders.insert(id, responder);
+    }
+
+    /// The broker answered the SUBSCRIBE.
+    pub fn subscribed(&mut self, id: u32, outcome: Result<()>, effects: &mut Effects) {
+        let Some(responder) = self.responders.get_mut(&id) else { return };
+        match (outcome, responder.token.take()) {
+            (Ok(()), token) => {
+                responder.active = true;
+                effects.events.extend(token.map(|token| Event::Subscribed { token }));
+            }
+            (Err(error), Some(token)) => {
+                self.forget(id);
+                effects.events.push(Event::Failed { token, error });
+            }
+            (Err(error), None) => {
+                responder.active = false;
+                log::error!(target: "reqtt.responder", "no longer responding: {error}");
+            }
+        }
+    }
+
+    pub fn disconnected(&mut self) {
+        for responder in self.responders.values_mut() {
+            responder.active = false;
+            // Their numbers belong to the old connection; the broker delivers them again where it must.
+            for incoming in &mut responder.queue {
+                incoming.delivery = None;
+            }
+        }
+        for (_, running) in &mut self.running {
+            running.delivery = None;
+        }
+        for entry in self.cache.values_mut() {
+            if let Cached::Running(deliveries) = &mut entry.cached {
+                deliveries.clear();
+            }
+        }
+    }
+
+    /// Whether a responder answers on this topic.
+    pub fn expects(&self, topic: &str) -> bool {
+        self.router.route(topic).is_some()
+    }
+
+    /// A message arrived on a topic that a responder answers on.
+    pub fn request(&mut self, message: Message, delivery: Option<u64>, now: Instant, effects: &mut Effects) {
+        let Some(&id) = self.router.route(message.topic()) else {
+            return effects.acknowledge.extend(delivery);
+        };
+        let responder = &self.responders[&id];
+        let ids = &message.properties.subscription_identifiers;
+        if responder.active
+            && !ids.contains(&responder.identifier)
+            && ids.iter().any(|id| self.identifiers.contains(id))
+        {
+            // Another responder's filter brought this copy; this one's own subscription brings its own.
+            return effects.acknowledge.extend(delivery);
+        }
+        count(&self.counters.requests_received, 1);
+        if let Err(why) = self.may_run(&responder.options, &message) {
+            count(&self.counters.requests_dropped, 1);
+            if let Some(why) = why {
+                log::warn!(target: "reqtt.responder", "request on \"{}\" not run: {why}", message.topic());
+            }
+            return effects.acknowledge.extend(delivery);
+        }
+        let expiry = message.properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into()));
+        let deadline = expiry.and_then(|expiry| now.checked_add(expiry));
+        if expiry == Some(Duration::ZERO) {
+            count(&self.counters.requests_dropped, 1);
+            return effects.acknowledge.extend(delivery);
+        }
+        let key = key(&message).filter(|_| responder.options.deduplicate);
+        self.sweep(now);
+        if let Some(key) = &key {
+            if let Some(entry) = self.cache.get_mut(key) {
+                count(&self.counters.duplicates_suppressed, 1);
+                match &mut entry.cached {
+                    Cached::Running(deliveries) => deliveries.extend(delivery),
+                    Cached::Answered(None) => effects.acknowledge.extend(delivery),
+                    Cached::Answered(Some(response)) => {
+                        let mut response = response.clone();
+                        response.properties.message_expiry_interval = deadline.map(|deadline| whole_seconds(deadline, now));
+                        count(&self.counters.responses_sent, 1);
+                        effects.replies.push((response, delivery.into_iter().collect()));
+                    }
+                }
+                return;
+            }
+            let until = deadline.unwrap_or(now + CACHE_DEFAULT);
+            self.cache.insert(key.clone(), Entry { cached: Cached::Running(Vec::new()), until, bytes: 0 });
+        }
+        let responder = self.responders.get_mut(&id).expect("routed to it");
+        let mut incoming = Incoming { message, deadline, delivery, key };
+        if responder.options.ack == Ack::OnReceipt {
+            effects.acknowledge.extend(incoming.delivery.take());
+        }
+        if responder.queue.len() >= QUEUE_LIMIT && incoming.delivery.is_none() {
+            count(&self.counters.requests_dropped, 1);
+            log::warn!(target: "reqtt.responder", "request on \"{}\" dropped: {QUEUE_LIMIT} wait already", incoming.message.topic());
+            if let Some(key) = &incoming.key {
+                self.cache.remove(key);
+            }
+            return;
+        }
+        responder.queue.push_back(incoming);
+        self.start(id, now, effects);
+    }
+
+    /// Whether the handler may run; if not, why, where anybody needs to know.
+    fn may_run(&self, options: &ResponderOptions, message: &Message) -> Result<(), Option<String>> {
+        if message.retain && !options.retained {
+            return Err(None);
+        }
+        let Some(response_topic) = &message.properties.response_topic else {
+            return if options.run_without_response_topic { Ok(()) } else { Err(None) };
+        };
+        if let Err(error) = topic::check_topic(response_topic) {
+            return Err(Some(format!("its Response Topic is no topic name: {error}")));
+        }
+        if !options.allowed_response_topics.iter().any(|filter| topic::matches(filter, response_topic)) {
+            return Err(Some(format!("its Response Topic \"{response_topic}\" is not in allowed_response_topics")));
+        }
+        if self.router.route(response_topic).is_some() {
+            return Err(Some(format!(
+                "its Response Topic \"{response_topic}\" is one that this client responds on, so responses would be taken for requests"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Starts as many waiting requests as may run.
+    fn start(&mut self, id: u32, now: Instant, effects: &mut Effects) {
+        let Some(responder) = self.responders.get_mut(&id) else { return };
+        while responder.running < responder.options.concurrency
+            && let Some(incoming) = responder.queue.pop_front()
+        {
+            if incoming.deadline.is_some_and(|deadline| deadline <= now) {
+                count(&self.counters.requests_dropped, 1);
+                effects.acknowledge.extend(incoming.delivery);
+                if let Some(Entry { cached: Cached::Running(deliveries), .. }) =
+                    incoming.key.and_then(|key| self.cache.remove(&key))
+                {
+                    effects.acknowledge.extend(deliveries);
+                }
+                continue;
+            }
+            responder.running += 1;
+            self.generation = self.generation.wrapping_add(1);
+            let properties = &incoming.message.properties;
+            let index = self.running.insert(Running {
+                responder: id,
+                generation: self.generation,
+                deadline: incoming.deadline,
+                delivery: incoming.delivery,
+                key: incoming.key,
+                response_topic: properties.response_topic.clone(),
+                correlation_data: properties.correlation_data.clone(),
+                qos: incoming.message.qos,
+                wants_status: properties.user_property("__protVer").is_some(),
+            });
+            effects.events.push(Event::Request {
+                responder: id,
+                delivery: u64::from(self.generation) << 32 | index as u64,
+                message: incoming.message,
+                deadline: incoming.deadline,
+            });
+        }
+    }
+
+    /// A handler is done. `maximum` is the largest packet that the broker takes.
+    pub fn reply(&mut self, delivery: u64, reply: Option<Reply>, now: Instant, effects: &mut Effects) {
+        let (index, generation) = ((delivery & 0xFFFF_FFFF) as usize, (delivery >> 32) as u32);
+        if self.running.get(index).is_none_or(|running| running.generation != generation) {
+            return;
+        }
+        let running = self.running.remove(index);
+        let expired = running.deadline.is_some_and(|deadline| deadline <= now);
+        if expired && running.response_topic.is_some() {
+            count(&self.counters.requests_dropped, 1);
+        }
+        let response = reply.filter(|_| !expired).and_then(|reply| response(&running, reply, now));
+        let mut deliveries: Vec<u64> = running.delivery.into_iter().collect();
+        if let Some(key) = &running.key {
+            deliveries.extend(self.remember(key, response.as_ref()));
+        }
+        match response {
+            Some(response) => {
+                count(&self.counters.responses_sent, 1);
+                effects.replies.push((response, deliveries));
+            }
+            None => effects.acknowledge.extend(deliveries),
+        }
+        if let Some(responder) = self.responders.get_mut(&running.responder) {
+            responder.running -= 1;
+        }
+        self.start(running.responder, now, effects);
+        self.settle_drains(effects);
+    }
+
+    /// Keeps the response for copies that come later; gives the deliveries of copies that came meanwhile.
+    fn remember(&mut self, key: &Key, response: Option<&Message>) -> Vec<u64> {
+        let Some(entry) = self.cache.get_mut(key) else { return Vec::new() };
+        entry.bytes = response.map_or(0, |response| response.payload.len()) + key.0.0.len() + key.0.1.len() + key.0.2.len();
+        self.cache_bytes += entry.bytes;
+        self.order.push_back(key.clone());
+        match std::mem::replace(&mut entry.cached, Cached::Answered(response.cloned())) {
+            Cached::Running(deliveries) => deliveries,
+            Cached::Answered(_) => Vec::new(),
+        }
+    }
+
+    /// Forgets answered requests that are over, or too many. Those still running stay.
+    fn sweep(&mut self, now: Instant) {
+        while let Some(key) = self.order.front() {
+            let over = self.cache.get(key).is_none_or(|entry| entry.until <= now);
+            if !over && self.order.len() <= CACHE_ENTRIES && self.cache_bytes <= CACHE_BYTES {
+                break;
+            }
+            let key = self.order.pop_front().expect("looked at above");
+            if let Some(entry) = self.cache.remove(&key) {
+                self.cache_bytes -= entry.bytes;
+            }
+        }
+    }
+
+    /// Unsubscribes and answers `Event::Done` when nothing is left to do for these responders.
+    pub fn drain(&mut self, token: Token, ids: Vec<u32>, effects: &mut Effects) {
+        let known: Vec<u32> = ids.into_iter().filter(|id| self.responders.contains_key(id)).collect();
+        effects.unsubscribe.extend(known.iter().map(|id| Owner::Responder(*id)));
+        self.drains.push((token, known));
+    }
+
+    /// The UNSUBACK is there: what was received before it is finished, then the responder is gone.
+    pub fn unsubscribed(&mut self, id: u32, effects: &mut Effects) {
+        if let Some(responder) = self.responders.get_mut(&id) {
+            responder.active = false;
+        }
+        self.settle_drains(effects);
+    }
+
+    /// Ends the drains whose responders have nothing left to do, and forgets those.
+    pub fn settle_drains(&mut self, effects: &mut Effects) {
+        for (token, mut ids) in std::mem::take(&mut self.drains) {
+            ids.retain(|id| {
+                let busy = self.responders.get(id).is_some_and(|responder| {
+                    responder.active || responder.running > 0 || !responder.queue.is_empty()
+                });
+                if !busy {
+                    self.forget(*id);
+                }
+                busy
+            });
+            if ids.is_empty() {
+                effects.drained.push(token);
+            } else {
+                self.drains.push((token, ids));
+            }
+        }
+    }
+
+    /// Takes responders away at once; handlers that still run find nobody to reply to.
+    pub fn close(&mut self, ids: &[u32], effects: &mut Effects) {
+        for id in ids {
+            let Some(responder) = self.responders.get_mut(id) else { continue };
+            for incoming in std::mem::take(&mut responder.queue) {
+                if let Some(key) = incoming.key {
+                    self.cache.remove(&key);
+                }
+            }
+            effects.unsubscribe.push(Owner::Responder(*id));
+            self.forget(*id);
+        }
+        self.settle_drains(effects);
+    }
+
+    fn forget(&mut self, id: u32) {
+        if let Some(responder) = self.responders.remove(&id) {
+            self.router.remove(responder.options.pattern.filter());
+            self.identifiers.remove(&responder.identifier);
+        }
+    }
+
+    /// The connection will not come back: nobody is left to drain for.
+    pub fn give_up(&mut self, error: &Error, effects: &mut Effects) {
+        effects.drained.extend(std::mem::take(&mut self.drains).into_iter().map(|(token, _)| token));
+        for responder in self.responders.values_mut() {
+            if let Some(token) = responder.token.take() {
+                effects.events.push(Event::Failed { token, error: error.clone() });
+            }
+        }
+    }
+}
+
+/// What goes to the requester instead of a response that the broker would not take.
+pub(crate) fn too_large(mut message: Message) -> Message {
+    message.payload = Bytes::new();
+    message.properties.content_type = None;
+    message.properties.payload_format_indicator = None;
+    message.properties.user_properties = vec![
+        ("__stat".into(), "500".into()),
+        ("__stMsg".into(), "the response is larger than the broker accepts".into()),
+    ];
+    message
+}
+
+/// The same filter has the same identifier in every process, so that a message which waited in the broker's
+/// session still names the filter that brought it.
+fn identifier(filter: &str) -> u32 {
+    let hash = filter.bytes().fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    1 + hash % 268_435_455
+}
+
+fn key(message: &Message) -> Option<Key> {
+    let correlation_data = message.properties.correlation_data.clone()?;
+    let response_topic = message.properties.response_topic.clone()?;
+    Some(Key(Arc::new((correlation_data, response_topic, message.topic.clone()))))
+}
+
+fn whole_seconds(deadline: Instant, now: Instant) -> u32 {
+    let left = deadline.saturating_duration_since(now);
+    // Down, not up: a response must never promise more time than its request had.
+    u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1)
+}
+
+/// The response to a request, or `None` where it named no place for one.
+fn response(running: &Running, reply: Reply, now: Instant) -> Option<Message> {
+    let topic = Bytes::copy_from_slice(running.response_topic.as_ref()?.as_bytes());
+    let mut user_properties = reply.user_properties;
+    if reply.status >= 400 || running.wants_status {
+        user_properties.insert(0, ("__stat".into(), reply.status.to_string()));
+    }
+    Some(Message {
+        topic,
+        payload: reply.payload,
+        qos: running.qos,
+        retain: false,
+        dup: false,
+        properties: Properties {
+            payload_format_indicator: reply.payload_format_indicator,
+            message_expiry_interval: running.deadline.map(|deadline| whole_seconds(deadline, now)),
+            content_type: reply.content_type,
+            response_topic: None,
+            correlation_data: running.correlation_data.clone(),
+            user_properties,
+            subscription_identifiers: Vec::new(),
+        },
+    })
+}

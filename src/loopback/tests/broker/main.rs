@@ -1,0 +1,10 @@
+//! The broker as a client sees it: raw MQTT packets over sockets.
+
+mod client;
+mod connecting;
+mod delivery;
+mod faults;
+mod limits;
+mod malformed;
+mod sessions;
+mod websocket;

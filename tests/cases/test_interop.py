@@ -1,0 +1,164 @@
+"""Row X1, and programs that have never heard of reqtt: paho and mosquitto_rr on either side."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+import reqtt
+from reqtt import RequestError, responder
+from support import case
+from support.mosquitto import program
+from support.packets import PUBLISH
+from support.paho_peer import PahoPeer
+from support.proxy import Proxy
+
+Factory = Callable[..., Awaitable[Any]]
+Pairs = tuple[tuple[str, str], ...]
+
+
+async def answered_with(
+    requester: Factory,
+    raw: Factory,
+    broker: Any,
+    proxy: Proxy,
+    topic: str,
+    pairs: Pairs,
+    payload: bytes = b"body",
+) -> Any:
+    """What a request makes of a raw response with these user properties: its Response, or what it raises."""
+    peer = await raw(broker)
+    await peer.subscribe(topic)
+    req = await requester(proxy)
+    waiting = asyncio.ensure_future(req.request(topic, b"x", timeout=5))
+    await peer.respond(await peer.receive(), payload, user_properties=pairs)
+    (result,) = await asyncio.gather(waiting, return_exceptions=True)
+    assert req.client.stats().pending == 0
+    following = asyncio.ensure_future(req.request(topic, b"y", timeout=5))
+    await peer.respond(await peer.receive(), "fine")
+    assert (await following).text == "fine"
+    assert proxy.accepted == 1
+    return result
+
+
+@case("X1")
+@pytest.mark.parametrize(
+    ("pairs", "status", "message", "application", "kind"),
+    [
+        ((("__stat", "500"), ("__apErr", "true"), ("__stMsg", "m")), 500, "m", True, reqtt.RemoteError),
+        ((("__stat", "500"), ("__stMsg", "m")), 500, "m", False, reqtt.RemoteError),
+        ((("__stat", "404"),), 404, None, False, reqtt.NotFound),
+        ((("__stat", "400"), ("__apErr", "false")), 400, None, False, reqtt.BadRequest),
+        ((("__stat", "408"),), 408, None, False, reqtt.RemoteTimeout),
+        ((("__stat", "415"),), 415, None, False, reqtt.UnsupportedContentType),
+        ((("__stat", "503"),), 503, None, False, reqtt.RemoteUnavailable),
+        ((("other", "x"), ("__stat", "777"), ("__stMsg", "odd")), 777, "odd", False, reqtt.RemoteError),
+    ],
+    ids=lambda v: v[-1][1] if isinstance(v, tuple) else "",
+)
+async def test_an_error_status_is_a_remote_error(
+    proxy: Proxy,
+    requester: Factory,
+    raw: Factory,
+    broker: Any,
+    topic: str,
+    pairs: Pairs,
+    status: int,
+    message: str | None,
+    application: bool,
+    kind: type[Exception],
+) -> None:
+    error = await answered_with(requester, raw, broker, proxy, topic, pairs)
+    assert type(error) is kind, error
+    assert (error.status, bool(error.application)) == (status, application)
+    if message is not None:
+        assert error.message == message
+    assert str(status) in str(error)
+    assert (error.response.payload, error.response.user_properties) == (b"body", pairs)
+
+
+@case("X1")
+@pytest.mark.parametrize("value", ["abc", "", "20O", "-1", "5e2", "99999999999999999999"])
+async def test_a_status_that_is_no_number_is_an_invalid_response(
+    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, value: str
+) -> None:
+    error = await answered_with(requester, raw, broker, proxy, topic, (("__stat", value),))
+    assert type(error) is reqtt.InvalidResponse, error
+    assert error.response.payload == b"body"
+
+
+@case("X1")
+@pytest.mark.parametrize(
+    "pairs", [(), (("__stat", "200"),), (("__stat", "204"),), (("stat", "500"),)], ids=str
+)
+async def test_no_status_and_a_good_status_are_success(
+    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, pairs: Pairs
+) -> None:
+    response = await answered_with(requester, raw, broker, proxy, topic, pairs)
+    assert isinstance(response, reqtt.Response), response
+    assert (response.payload, response.user_properties) == (b"body", pairs)
+
+
+@case("X1")
+async def test_status_properties_on_success_only_for_those_who_speak_the_protocol(
+    proxy: Proxy, serving: Factory, raw: Factory, broker: Any, topic: str
+) -> None:
+    @responder(topic)
+    async def handler(body: bytes) -> bytes:
+        return body
+
+    await serving(proxy, handler)
+    peer = await raw(broker)
+    assert (await peer.request(topic, "x", correlation_data=b"1")).user("__stat") is None
+    spoken = await peer.request(topic, "x", correlation_data=b"2", user_properties=(("__protVer", "1.0"),))
+    assert spoken.user("__stat") == "200"
+
+
+async def test_paho_asks_and_reqtt_answers(proxy: Proxy, serving: Factory, broker: Any, topic: str) -> None:
+    @responder(topic)
+    async def handler(body: str) -> str:
+        if body == "bad":
+            raise RequestError(409, "busy", data={"by": "x"})
+        return body.upper()
+
+    await serving(proxy, handler)
+    async with PahoPeer(broker.port) as paho:
+        response = await paho.request(
+            topic, b"on", response_topic=f"{topic}/r", correlation_data=b"\x00\xffp"
+        )
+        assert response.payload == b"ON"
+        assert not response.retain
+        assert response.properties.CorrelationData == b"\x00\xffp"
+        error = await paho.request(topic, b"bad", response_topic=f"{topic}/r", correlation_data=b"2")
+    assert dict(error.properties.UserProperty)["__stat"] == "409"
+    assert error.properties.ContentType == "application/problem+json"
+    assert json.loads(error.payload)["data"] == {"by": "x"}
+
+
+async def test_reqtt_asks_and_paho_answers(proxy: Proxy, requester: Factory, broker: Any, topic: str) -> None:
+    async with PahoPeer(broker.port) as paho:
+        await paho.serve(topic, bytes.upper)
+        req = await requester(proxy)
+        responses = await asyncio.gather(*(req.request(topic, f"on {i}", timeout=5) for i in range(20)))
+    assert [r.text for r in responses] == [f"ON {i}" for i in range(20)]
+
+
+async def test_mosquitto_rr_asks_and_reqtt_answers(
+    proxy: Proxy, serving: Factory, broker: Any, topic: str
+) -> None:
+    @responder(topic)
+    async def handler(body: str) -> str:
+        return body.upper()
+
+    await serving(proxy, handler)
+    arguments = ["-p", str(broker.port), "-V", "5", "-t", topic, "-e", f"{topic}/r", "-m", "on", "-W", "10"]
+    process = await asyncio.create_subprocess_exec(
+        program("mosquitto_rr"), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    out, _ = await process.communicate()
+    assert (process.returncode, out.strip()) == (0, b"ON")
+    assert len(proxy.up(PUBLISH)) == 1

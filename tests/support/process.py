@@ -1,0 +1,57 @@
+"""Python programs as child processes whose output a test waits for, and which it can kill."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+class Child:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def line(self, start: str, timeout: float = 15) -> str:
+        """The next line that begins like this."""
+        assert self.process.stdout is not None
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    raw = await self.process.stdout.readline()
+                    assert raw, f"the process ended with {await self.process.wait()}; it said {self.lines}"
+                    self.lines.append(raw.decode().rstrip())
+                    if self.lines[-1].startswith(start):
+                        return self.lines[-1]
+        except TimeoutError:
+            raise AssertionError(f"no {start!r} within {timeout} s; it said {self.lines}") from None
+
+    async def end(self, how: signal.Signals = signal.SIGKILL) -> int:
+        if self.process.returncode is None:
+            self.process.send_signal(how)
+        assert self.process.stdout is not None
+        await self.process.stdout.read()
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def child(program: str, *arguments: str) -> AsyncIterator[Child]:
+    """One of the programs beside this file; killed at the end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(HERE / program),
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    running = Child(process)
+    try:
+        yield running
+    finally:
+        await running.end()

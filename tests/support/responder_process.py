@@ -1,0 +1,30 @@
+"""A reqtt responder in a process of its own: `python responder_process.py URL FILTER MODE [CLIENT_ID]`.
+
+MODE: `hang` never returns from the handler, `echo` returns the payload, `quiet` too. It says READY and, unless
+quiet, GOT <payload> for each request. With a client id its session persists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import reqtt
+
+
+async def main(url: str, topic_filter: str, mode: str, client_id: str | None = None) -> None:
+    @reqtt.responder(topic_filter, concurrency=1000)
+    async def handler(body: bytes) -> bytes:
+        if mode != "quiet":
+            pass
+        if mode == "hang":
+            await asyncio.Event().wait()
+        return body
+
+    session = {} if client_id is None else {"clean_start": False, "session_expiry_interval": 300}
+    async with reqtt.Responder(url, [handler], client_id=client_id, **session) as app:
+        await app.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
