@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.mosquitto import Mosquitto
-from support.packets import Type
 from support.proxy import Proxy
 from support.raw import RawClient
 
@@ -193,8 +192,3 @@ async def serving(
             return await stack.enter_async_context(reqtt.Responder(target, list(handlers), **options))
 
         yield start
-
-
-def published(proxy: Proxy, topic: str | None = None, connection: int | None = None) -> int:
-    """How many PUBLISHes the client sent."""
-    return len(proxy.up(Type.PUBLISH, topic, connection))

@@ -3,6 +3,8 @@
     async with reqtt.Requester("mqtt://localhost:1883") as req:
         response = await req.request("cmnd/light-in-bedroom/power", "ON", timeout=2)
         print(response.text)
+
+Names are those of the MQTT 5.0 specification; numbers of sections, here and below, refer to it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import warnings as _warnings
 from reqtt import codecs
 from reqtt._core import DEBUG as _DEBUG
 from reqtt._core import ConnAck, Message, PubAck, Request, Response, __version__
+from reqtt.auth import Authenticator, Scram
 from reqtt.client import (
     Client,
     Connected,
@@ -51,6 +54,7 @@ from reqtt.responder import Middleware, Router, responder
 from reqtt.serving import Responder
 
 __all__ = [
+    "Authenticator",
     "BadRequest",
     "Client",
     "ClientClosed",
@@ -85,6 +89,7 @@ __all__ = [
     "ResponseTimeout",
     "ResponseTopic",
     "Router",
+    "Scram",
     "Stats",
     "SubscribeError",
     "Subscription",

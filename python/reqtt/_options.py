@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from reqtt.client import Properties, Reconnect, TlsOptions, Will
+from reqtt.auth import Authenticator, Text
+from reqtt.client import Password, Properties, Reconnect, TlsOptions, Will
 
 __all__ = ["ClientOptions"]
 
@@ -13,8 +14,8 @@ class ClientOptions(TypedDict, total=False):
     """What `Client(...)` takes besides the URL."""
 
     client_id: str | None
-    username: str | None
-    password: str | bytes | None
+    username: Text
+    password: Password
     tls: TlsOptions | bool | None
     keep_alive: int
     connect_timeout: float
@@ -27,3 +28,4 @@ class ClientOptions(TypedDict, total=False):
     will: Will | None
     user_properties: Properties
     reconnect: Reconnect | None
+    authenticator: Authenticator | None

@@ -11,11 +11,12 @@ import contextlib
 import os
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from reqtt import _core
+from reqtt.auth import Authenticator, Text, resolve
 from reqtt.errors import ClientClosed, ConnectionLost
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ __all__ = [
     "Will",
 ]
 
+Password: TypeAlias = str | bytes | Callable[[], str | bytes | Awaitable[str | bytes]] | None
+"""A password, or what gives it (`def` or `async def`) before each connect: a token that is renewed."""
+
 Properties: TypeAlias = Sequence[tuple[str, str]] | Mapping[str, str]
-"""User properties: pairs of text, in order; names may repeat. A mapping will do where they do not."""
+"""User properties: pairs of text, in order; names may repeat (section 3.3.2.3.7). A mapping will do where
+they do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +66,17 @@ class TlsOptions:
 
     def __repr__(self) -> str:
         # A key given as text must not end up in a log.
-        return f"TlsOptions(server_name={self.server_name!r}, alpn={tuple(self.alpn)!r}, verify={self.verify})"
+        alpn = tuple(self.alpn)
+        return f"TlsOptions(server_name={self.server_name!r}, alpn={alpn!r}, verify={self.verify})"
 
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """The message that the broker publishes when this client goes away without a DISCONNECT (section 3.1.2.5).
+    """The message that the broker publishes when this client goes without a DISCONNECT (section 3.1.2.5).
 
-    `delay_interval` and `message_expiry_interval` are in seconds. With `response_topic` and
-    `correlation_data` the will is itself a request: whoever takes care of it can say so.
+    `delay_interval` and `message_expiry_interval` are whole seconds, `qos` is 0, 1 or 2, `payload` is encoded
+    as for `publish`. With `response_topic` and `correlation_data` the will is itself a request: whoever takes
+    care of it can say so. What is out of range is a `ValueError` from `Client`.
 
         Will("state/panel-7", "gone", retain=True, response_topic="state/panel-7/seen")
     """
@@ -104,7 +111,7 @@ class Reconnect:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The connection is up, for the first time or again."""
+    """The connection is up, for the first time or again (section 3.2). See `Client.events`."""
 
     connack: _core.ConnAck
     client_id: str
@@ -124,13 +131,14 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Reconnecting:
-    """Attempt number `attempt`, counted from 1 since the loss, starts in `delay` seconds."""
+    """Attempt number `attempt`, counted from 1 since the loss, starts in `delay` seconds. See `Reconnect`."""
 
     attempt: int
     delay: float
 
 
 ConnectionEvent: TypeAlias = Connected | Disconnected | Reconnecting
+"""What `Client.events` yields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,9 @@ class Stats:
 
     `late` responses came for requests that had ended by timeout or cancellation, `duplicates` for requests
     already answered, `unmatched` for none that is known; `retained` ones are never responses.
+
+        stats = client.stats()
+        print(stats.pending, "requests under way,", stats.timeouts, "ran out of time")
     """
 
     pending: int
@@ -168,8 +179,14 @@ class Stats:
 class _Connection:
     """What is known of the connection; told by the native side, which must not hold the `Client` itself."""
 
-    def __init__(self, client_id: str) -> None:
+    def __init__(
+        self, client_id: str, username: Text, password: Password, authenticator: Authenticator | None
+    ) -> None:
         self.client_id = client_id
+        self._username = username
+        self._password = password
+        self._authenticator = authenticator
+        self._asked: set[asyncio.Task[None]] = set()
         self.connected = False
         self.connack: _core.ConnAck | None = None
         self.lost: ConnectionLost | None = None
@@ -177,6 +194,11 @@ class _Connection:
         self.waiters: set[asyncio.Future[None]] = set()
 
     def on_event(self, kind: str, facts: tuple[Any, ...]) -> None:
+        if kind == "ask":
+            task = asyncio.ensure_future(self._answer(*facts))
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
+            return
         event: ConnectionEvent
         if kind == "connected":
             event = Connected(*facts)
@@ -191,6 +213,22 @@ class _Connection:
             event = Reconnecting(*facts)
         for listener in list(self.listeners):
             listener.put(event)
+
+    async def _answer(self, bridge: Any, kind: str, data: bytes | None, more: bool) -> None:
+        """Asks the user's code, and hands its answer down; what it raises refuses the connection."""
+        authenticator = self._authenticator
+        answer: bytes | None = None
+        try:
+            if data is not None and authenticator is not None:
+                answer = authenticator.challenge(data)
+                bridge.answer(data=answer if more else None)
+            elif kind == "connect":
+                username, password = await resolve(self._username), await resolve(self._password)
+                if authenticator is not None:
+                    answer = authenticator.start()
+                bridge.answer(username=username, password=password, data=answer)
+        except Exception as error:
+            bridge.answer(error=f"{type(error).__name__}: {error}")
 
     def wake(self) -> None:
         for waiter in self.waiters:
@@ -229,30 +267,56 @@ class _EventStream(AsyncIterator[ConnectionEvent]):
 class Client:
     """One connection to an MQTT 5 broker; requesters and responders share it.
 
-    `url` is `mqtt://`, `mqtts://`, `ws://`, `wss://` or `unix://`; `user:password@` is accepted and never
-    printed. `client_id=None` lets the broker choose. `keep_alive` (0: off), `connect_timeout` and
-    `session_expiry_interval` are in seconds, `maximum_packet_size` in bytes; `keep_alive` and
-    `session_expiry_interval` are whole, as on the wire. `clean_start=False` resumes the broker's session of
-    this `client_id`. `receive_maximum` (1 to 65,535) bounds the QoS 1 and 2 messages that the broker may
-    have on their way to this client. `request_response_information` asks for the base of a permitted
-    Response Topic (section 3.1.2.11.6). `reconnect=None` never connects again.
+    Entering connects, leaving closes. Where not said otherwise, names and meanings are those of CONNECT
+    (section 3.1).
 
-    A wrong argument is a `ValueError` or `TypeError` here, before anything is sent.
+    Args:
+        url: `mqtt://`, `mqtts://`, `ws://`, `wss://` or `unix://`; `user:password@` is accepted and never
+            printed.
+        client_id: None lets the broker choose.
+        username, password: may be callables (`def` or `async def`), which are asked before each connect.
+        tls: `TlsOptions`, for `mqtts://` and `wss://`; None or True: their defaults.
+        keep_alive: whole seconds, 0 to 65,535; 0: off.
+        connect_timeout: seconds, above 0.
+        clean_start: False resumes the broker's session of this `client_id`.
+        session_expiry_interval: whole seconds that the broker keeps the session without a connection.
+        receive_maximum: 1 to 65,535; bounds the QoS 1 and 2 messages on their way to this client.
+        maximum_packet_size: the largest packet that the broker may send, in bytes, from 128.
+        topic_alias_maximum: 0 to 65,535; how many topics the broker may abbreviate.
+        request_response_information: asks for the base of a permitted Response Topic (section 3.1.2.11.6).
+        will: published by the broker when this client goes away without a DISCONNECT.
+        user_properties: pairs of text, in order, or a mapping.
+        reconnect: how a lost connection is made again; None: it is not.
+        authenticator: enhanced authentication (section 4.12).
 
+    Raises:
+        ValueError, TypeError: an argument out of range; here, before anything is sent.
+
+    Example:
         async with Client("mqtt://localhost", client_id="panel-7") as client:
             await client.publish("state/panel-7", "ready", retain=True)
             print(client.connack.receive_maximum)
     """
 
-    __slots__ = ("__weakref__", "_closed", "_connection", "_options", "_responders", "_state", "_url")
+    __slots__ = (
+        "__weakref__",
+        "_client_id",
+        "_closed",
+        "_connection",
+        "_options",
+        "_responders",
+        "_secrets",
+        "_state",
+        "_url",
+    )
 
     def __init__(
         self,
         url: str = "mqtt://localhost:1883",
         *,
         client_id: str | None = None,
-        username: str | None = None,
-        password: str | bytes | None = None,
+        username: Text = None,
+        password: Password = None,
         tls: TlsOptions | bool | None = None,
         keep_alive: int = 30,
         connect_timeout: float = 5,
@@ -264,12 +328,19 @@ class Client:
         request_response_information: bool = True,
         will: Will | None = None,
         user_properties: Properties = (),
-        reconnect: Reconnect | None = Reconnect(),  # noqa: B008 (frozen)
+        reconnect: Reconnect | None = Reconnect(),
+        authenticator: Authenticator | None = None,
     ) -> None:
-        self._options = {
+        if authenticator is not None and not isinstance(authenticator, Authenticator):
+            raise TypeError(
+                "authenticator= needs method, start() and challenge(data): see reqtt.Authenticator"
+            )
+        self._options: dict[str, Any] = {
             "client_id": client_id,
-            "username": username,
-            "password": password,
+            "username": None if callable(username) else username,
+            "password": None if callable(password) else password,
+            "ask_credentials": callable(username) or callable(password),
+            "authentication_method": None if authenticator is None else authenticator.method,
             "tls": tls,
             "keep_alive": keep_alive,
             "connect_timeout": connect_timeout,
@@ -283,16 +354,18 @@ class Client:
             "user_properties": user_properties,
             "reconnect": reconnect,
         }
+        self._client_id = client_id
+        self._secrets = (username, password, authenticator)
         self._url = url
         self._closed = False
         self._responders: weakref.WeakSet[Any] = weakref.WeakSet()
         self._renew()
 
-    def _renew(self) -> None:
-        self._state = _Connection(self._options["client_id"] or "")  # type: ignore[arg-type]
-        self._connection = _core.Connection(
-            self._url, self._options, self._state.on_event, weakref.ref(self)
-        )
+    def _renew(self, listeners: weakref.WeakSet[_EventStream] | None = None) -> None:
+        self._state = _Connection(self._client_id or "", *self._secrets)
+        if listeners is not None:
+            self._state.listeners = listeners
+        self._connection = _core.Connection(self._url, self._options, self._state.on_event, weakref.ref(self))
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "connected" if self.connected else "not connected"
@@ -314,9 +387,14 @@ class Client:
         return self._state.connack
 
     async def connect(self) -> _core.ConnAck:
-        """Connects, and gives the broker's CONNACK. `async with` does it, too.
+        """Connects within `connect_timeout`, and gives the broker's CONNACK (section 3.1).
 
-        Raises `ConnectError` when the broker is not there or refuses; it can be tried again.
+        Entering `async with` does it, too. Raises `ConnectError` when the broker is not there or refuses (it
+        can be tried again), `ClientClosed` after `close()`.
+
+            client = Client("mqtt://localhost")
+            connack = await client.connect()
+            print(connack.session_present)
         """
         if self._closed:
             raise ClientClosed("the client is closed: open a new one")
@@ -325,8 +403,21 @@ class Client:
         except BaseException:
             if self._state.connack is None:
                 self._connection.detach()
-                self._renew()
+                self._renew(self._state.listeners)
             raise
+
+    async def reauthenticate(self) -> None:
+        """Authenticates again on the open connection, by the `authenticator` of the client (section 4.12.1).
+
+        Raises `ValueError` without one, `ConnectionLost` when the broker is not convinced.
+
+            async with Client("mqtts://broker", authenticator=Scram("panel-7", password)) as client:
+                await client.reauthenticate()
+        """
+        authenticator = self._secrets[2]
+        if authenticator is None:
+            raise ValueError("there is nothing to authenticate again: open the client with authenticator=")
+        await self._connection.reauthenticate(authenticator.start())
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -341,10 +432,14 @@ class Client:
         await self.close(drain=exc_type is None)
 
     async def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """Disconnects. Pending requests end with `ClientClosed` at once.
+        """Disconnects (section 3.14). Pending requests end with `ClientClosed` at once.
 
         With `drain`, responders on this client first finish and answer what they have received; `timeout`
-        (seconds, None: 30) bounds that. Closing twice is nothing.
+        (seconds, None: 30) bounds that. Closing twice is nothing. Leaving `async with` does it.
+
+            client = Client("mqtt://localhost")
+            await client.connect()
+            await client.close(timeout=5)
         """
         if self._closed:
             return
@@ -357,10 +452,12 @@ class Client:
     async def _disconnect(self) -> None:
         if self._closed:
             return
+        # Raises on another loop or after fork(), before anything has changed.
+        disconnected = self._connection.disconnect() if self._state.connack is not None else None
         self._closed = True
         try:
-            if self._state.connack is not None:
-                await self._connection.disconnect()
+            if disconnected is not None:
+                await disconnected
         finally:
             self._connection.detach()
             self._state.connected = False
@@ -381,13 +478,17 @@ class Client:
         response_topic: str | None = None,
         correlation_data: bytes | None = None,
         user_properties: Properties = (),
-    ) -> Awaitable[_core.PubAck]:
+    ) -> _core.Call[_core.PubAck]:
         """Publishes, and gives the broker's PUBACK (0x10 *No matching subscribers* included; section 3.4).
 
-        `message_expiry_interval` is in seconds. Without a connection it waits for the next. Raises
-        `InvalidTopic` and `ValueError` in the call, `PublishError` when the broker refuses it (0x80 and
-        above), `PacketTooLarge` when the broker would not take it, `ConnectionLost` when there will be no
-        other connection.
+        `payload` goes as it is if bytes, as text if str, else as JSON, and says what it is unless
+        `content_type` and `payload_format_indicator` (0 bytes, 1 UTF-8 text) do. `qos` is 0, 1 or 2.
+        `message_expiry_interval` is in whole seconds, `correlation_data` has at most 65,535 bytes. Without a
+        connection it waits for the next.
+
+        Raises `InvalidTopic`, `ValueError` and `TypeError` in the call; `PublishError` when the broker
+        refuses it (0x80 and above), `PacketTooLarge` when the broker would not take it, `ConnectionLost` when
+        there will be no other connection, `ClientClosed` when the client is closed meanwhile.
 
             puback = await client.publish("state/lamp", "ON", retain=True)
             if puback.reason_code == 0x10:
@@ -418,9 +519,14 @@ class Client:
     ) -> Subscription:
         """Messages that match the filters (section 3.8): `async with` subscribes, `async for` takes them.
 
-        When `max_queue` messages wait, further QoS 1 and 2 messages are not acknowledged, so that the broker
-        holds back, and QoS 0 messages are dropped, oldest first, and counted in `Subscription.dropped`.
-        Raises `InvalidTopic` here, `SubscribeError` when the broker refuses.
+        `qos` (0, 1 or 2) is the highest that the broker uses. `retain_handling` (section 3.8.3.1): 0 sends
+        retained messages, 1 only for a new subscription, 2 never. `subscription_identifier` is 1 to
+        268,435,455. When `max_queue` messages (1 or more) wait, further QoS 1 and 2 messages are not
+        acknowledged, so that the broker holds back, and QoS 0 messages are dropped, oldest first, and counted
+        in `Subscription.dropped`.
+
+        Raises `InvalidTopic` and `ValueError` here; `SubscribeError` when the broker refuses, `ClientClosed`
+        and `ConnectionLost` on entering.
 
             async with client.subscribe("state/+/power") as states:
                 async for message in states:
@@ -433,7 +539,9 @@ class Client:
         if max_queue < 1:
             raise ValueError(f"max_queue={max_queue} holds nothing: use 1 or more")
         if retain_handling not in (0, 1, 2):
-            raise ValueError(f"retain_handling={retain_handling} does not exist: use 0, 1 or 2 (section 3.8.3.1)")
+            raise ValueError(
+                f"retain_handling={retain_handling} does not exist: use 0, 1 or 2 (section 3.8.3.1)"
+            )
         if subscription_identifier is not None and not 1 <= subscription_identifier <= 268_435_455:
             raise ValueError("subscription_identifier is 1 to 268,435,455 (section 3.8.2.1.2)")
         options = {
@@ -448,9 +556,11 @@ class Client:
     def events(self) -> AsyncIterator[ConnectionEvent]:
         """What happens to the connection from now on, until the client is closed.
 
-        async for event in client.events():
-            if isinstance(event, Disconnected):
-                print(event.reason)
+        Events wait for who takes them, without bound. It raises nothing: a loss is an event.
+
+            async for event in client.events():
+                if isinstance(event, Disconnected):
+                    print(event.reason)
         """
         stream = _EventStream()
         self._state.listeners.add(stream)
@@ -459,7 +569,7 @@ class Client:
         return stream
 
     def stats(self) -> Stats:
-        """The counters of this moment."""
+        """The counters of this moment; after `close()` too."""
         stats = self._connection.stats()
         return Stats(**{field.name: stats[field.name] for field in fields(Stats)})
 
@@ -468,7 +578,11 @@ class Subscription:
     """An open subscription: an async context manager, and an async iterator of `Message`s.
 
     It ends when it is left, when the client is closed (the iteration stops), or when the broker refuses it
-    after a reconnect (the iteration raises `SubscribeError`).
+    after a reconnect (the iteration raises `SubscribeError`). `Client.subscribe` makes it (section 3.8).
+
+        async with client.subscribe("state/#", qos=0) as states:
+            async for message in states:
+                print(message.topic, states.dropped)
     """
 
     def __init__(self, client: Client, filters: list[str], options: dict[str, Any], max_queue: int) -> None:
@@ -500,7 +614,7 @@ class Subscription:
         self.close()
 
     def close(self) -> None:
-        """Unsubscribes; messages that wait are forgotten."""
+        """Unsubscribes (section 3.10); messages that wait are forgotten. Closing twice is nothing."""
         self._over = True
         if self._token is not None:
             for _, delivery in self._held:
@@ -554,7 +668,9 @@ class Subscription:
             if self._over:
                 raise StopAsyncIteration
             if self._token is None:
-                raise RuntimeError("the subscription is not open: use `async with client.subscribe(...) as messages:`")
+                raise RuntimeError(
+                    "the subscription is not open: use `async with client.subscribe(...) as messages:`"
+                )
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         message = self._queue.popleft()
@@ -563,4 +679,3 @@ class Subscription:
             self._queue.append(held)
             self._client._connection.acknowledge(delivery)
         return message
-

@@ -146,17 +146,24 @@ def essence(content_type: str | None) -> str:
 
 
 def encode(value: Payload) -> Encoded:
-    """Payload, Content Type and Payload Format Indicator for a value, by its type.
+    """Payload, Content Type and Payload Format Indicator for a value, by its type (section 3.3.2.3).
 
     Raises:
         TypeError, ValueError: no codec can encode it.
+
+    Example:
+        encode({"power": "ON"})  # (b'{"power":"ON"}', "application/json", 1)
     """
     cls: Any = type(value)
     return _encoder_of(cls)(value)
 
 
 def encoder_for(value_or_type: Any) -> Encoder:
-    """The encoder for an annotation, or for values of the same type as this one."""
+    """The encoder for an annotation, or for values of the same type as this one.
+
+    Raises:
+        TypeError: there is no codec for it.
+    """
     if isinstance(value_or_type, type) or get_origin(value_or_type) is not None:
         return compile_encoder(value_or_type)
     cls: Any = type(value_or_type)
@@ -266,11 +273,20 @@ def decode(
     content_type: str | None = None,
     payload_format_indicator: int | None = None,
 ) -> T:
-    """The value of a payload as `type`.
+    """The value of a payload as `type` (section 3.3.2.3.9).
+
+    Args:
+        payload: the bytes of the message.
+        type: any annotation of the table above; `Any` for whatever is in it.
+        content_type: what the message says it is; None: nothing, and any `type` is tried.
+        payload_format_indicator: 0, 1 or None, as the message says.
 
     Raises:
         DecodeError: it is not one, or its Content Type contradicts `type` (`ContentTypeMismatch`).
         TypeError: there is no codec for `type`.
+
+    Example:
+        decode(b'{"power":"ON"}', dict[str, str], "application/json")  # {"power": "ON"}
     """
     return compile_decoder(type)(payload, content_type, payload_format_indicator)
 

@@ -153,7 +153,7 @@ class NoMatchingSubscribers(PublishError):
     """The broker took the request, and said that nobody subscribes to its topic.
 
     This is reason code 0x10 of a PUBACK (MQTT 5.0, section 3.4.2.1). Raised at once, without waiting for the
-    timeout. A broker need not say it; then the request times out. `fail_fast=False` waits for a responder.
+    timeout. A broker need not say it; then the request times out. `fail_fast=False` ignores it.
     """
 
     def __init__(

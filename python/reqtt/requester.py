@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack
 
 from reqtt import _core
 from reqtt.client import Client
-from reqtt.errors import ClientClosed
+from reqtt.errors import ClientClosed, ReqttError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from reqtt._options import ClientOptions
+    from reqtt.codecs import Payload
 
 __all__ = ["Requester", "ResponseTopic"]
 
@@ -37,14 +38,30 @@ class ResponseTopic(Protocol):
 class Requester(_core.Requester):
     """Sends requests over a `Client` of its own (given a URL) or a shared one, and awaits their responses.
 
-    Responses come to one topic that is subscribed once: built from the broker's Response Information, else
-    `clients/<client id>/responses/<token>`, else `response_topic`. `timeout` (seconds, above 0) covers
-    subscribe, publish and the wait. `max_pending_requests` bounds what is under way; more wait their turn
-    within their own timeout. `resend=False` never sends an unacknowledged request again after a reconnect.
-    `response_qos=None` chooses by what else the client carries. `correlation="topic"` is for responders that
-    return no Correlation Data: one request at a time. `interop="azure"` marks requests with the Azure IoT
-    Operations protocol version. Further keyword arguments are those of `Client`.
+    Entering connects a client of its own, or a shared one that is not connected; what `Client.connect` raises
+    surfaces there. Leaving ends pending requests with `ClientClosed`.
 
+    Args:
+        client: a URL, or a `Client` to share.
+        response_topic: where responses come to: a topic name, or a `ResponseTopic`. None: built from the
+            broker's Response Information (section 4.10.2), else `clients/<client id>/responses/<token>`.
+            It is subscribed once.
+        qos: of the requests, 0 to 2.
+        timeout: seconds, above 0, for connect, subscribe, publish and the wait together.
+        max_pending_requests: from 1; more wait their turn within their own timeout.
+        response_qos: of the subscription to the response topic, 0 to 2. None: 1, or 0 where the client also
+            carries responders that acknowledge after the response.
+        resend: whether an unacknowledged request is sent again after a reconnect; else it ends with
+            `ConnectionLost`.
+        correlation: "topic" is for responders that return no Correlation Data: one request at a time.
+        interop: "azure" marks requests with the Azure IoT Operations protocol version.
+        client_options: those of `Client`, where a URL is given.
+
+    Raises:
+        InvalidTopic: `response_topic` cannot be published to.
+        ValueError, TypeError: another argument out of range.
+
+    Example:
         async with Requester("mqtt://localhost:1883") as req:
             response = await req.request("cmnd/light-in-bedroom/power", "ON", timeout=2)
             print(response.text)
@@ -98,16 +115,19 @@ class Requester(_core.Requester):
         if isinstance(response_topic, str):
             _core.check_topic(response_topic)
         elif response_topic is not None and not callable(response_topic):
-            raise TypeError("response_topic= takes a topic name, or a callable (client_id, response_information, token) -> str")
+            raise TypeError(
+                "response_topic= takes a topic name,"
+                " or a callable (client_id, response_information, token) -> str"
+            )
         if isinstance(client, Client):
             if client_options:
-                raise TypeError(
-                    f"{', '.join(client_options)}= belong to the Client: give them to Client(...), or a URL here"
-                )
+                names = ", ".join(client_options)
+                raise TypeError(f"{names}= belong to the Client: give them to Client(...), or a URL here")
             self.client, self._owns_client = client, False
         else:
             self.client, self._owns_client = Client(client, **client_options), True
         self._response_topic = response_topic
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<reqtt.Requester on {self.client!r}>"
@@ -115,6 +135,7 @@ class Requester(_core.Requester):
     async def __aenter__(self) -> Self:
         if self._owns_client or not self.client.connected:
             await self.client.connect()
+        self._loop = asyncio.get_running_loop()
         try:
             self._open(self.client._connection, self._topic())
         except BaseException:
@@ -133,6 +154,33 @@ class Requester(_core.Requester):
             raise TypeError(f"response_topic= gave {topic!r}: a topic name is needed")
         return topic
 
+    def request_sync(self, topic: str, payload: Payload = b"", **options: Any) -> Any:
+        """`request` for a thread that has no event loop: waits there, while the requester's loop works.
+
+        Takes what `request` takes, returns and raises the same. On the loop's own thread it would wait for
+        itself: a RuntimeError there. `KeyboardInterrupt` gives the request up at once.
+
+            response = await asyncio.to_thread(req.request_sync, "cmnd/lamp/power", "ON")
+        """
+        loop = self._loop
+        if loop is None:
+            raise ReqttError("the requester is not open: use `async with Requester(...) as req:`")
+        if asyncio._get_running_loop() is loop:
+            raise RuntimeError(
+                "request_sync() would block the event loop that has to do the work: await request() here,"
+                " or call request_sync() from another thread"
+            )
+
+        async def ask() -> Any:
+            return await self.request(topic, payload, **options)
+
+        future = asyncio.run_coroutine_threadsafe(ask(), loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -142,9 +190,14 @@ class Requester(_core.Requester):
         await self.close()
 
     async def close(self, *, drain: bool = False, timeout: float | None = None) -> None:
-        """Ends pending requests with `ClientClosed` at once; with `drain`, waits for them first, at most
-        `timeout` seconds (None: as long as their own timeouts). Closes the client if it is this requester's
-        own. Closing twice is nothing.
+        """Ends pending requests with `ClientClosed`, and the client if it is this requester's own.
+
+        With `drain`, waits for them first, at most `timeout` seconds (None: as long as their own timeouts).
+        Unsubscribes from the response topic (section 3.10) on a shared client. Closing twice is nothing.
+
+            waiting = asyncio.ensure_future(req.request("cmnd/kettle/boil"))
+            await req.close(drain=True, timeout=60)
+            print(waiting.result().text)
         """
         if drain:
             with contextlib.suppress(TimeoutError, ClientClosed):

@@ -306,7 +306,8 @@ class Router:
     """Handlers under a common prefix.
 
     A `/` is put between prefix and filter where neither has one. The functions stay as they are; the router
-    carries the specifications.
+    carries the specifications. `prefix` may hold captures. Raises `TypeError` for a prefix that is no str;
+    what is wrong with the whole filter (section 4.7) shows where a handler is added.
 
     Example:
         site = Router(prefix="site1/")
@@ -326,7 +327,13 @@ class Router:
         return f"Router(prefix={self.prefix!r})"
 
     def responder(self, topic_filter: str, **options: Unpack[ResponderOptions]) -> Callable[[F], F]:
-        """Like `reqtt.responder`, under the prefix of this router."""
+        """Like `reqtt.responder`, with the same options, under the prefix of this router.
+
+        Raises what `reqtt.responder` raises.
+
+            @site.responder("cmnd/{device}/power", group="lights")
+            async def power(device: str, body: str) -> str: ...
+        """
         if not isinstance(topic_filter, str):
             raise TypeError('topic_filter must be a str: write @router.responder("cmnd/{device}/power")')
         specify = _specifier(_join(self.prefix, topic_filter), **options)
@@ -343,6 +350,11 @@ class Router:
         Raises:
             TypeError: not a router.
             ValueError: a router would include itself.
+
+        Example:
+            house = Router(prefix="houses/{house}/")
+            house.include(lights, heating)
+            Responder("mqtt://localhost", house)
         """
         for router in routers:
             if not isinstance(router, Router):

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
@@ -32,13 +32,23 @@ _CANCEL_PATIENCE = 1.0
 class Responder:
     """Answers requests with handlers, over a `Client` of its own (given a URL) or a shared one.
 
-    `handlers` are functions under `@responder`, modules or objects that hold such, or `Router`s. `group` puts
-    those that name none into one shared subscription (`$share/<group>/...`, section 4.8.2). `middleware` wraps
-    every handler, first the first. Further keyword arguments are those of `Client`.
-
     Entering connects and subscribes: `ConnectError` and `SubscribeError` surface there. Leaving drains:
     unsubscribe, finish and answer all that was received, acknowledge, disconnect.
 
+    Args:
+        client: a URL, or a `Client` to share.
+        handlers: functions under `@responder`, modules or objects that hold such, or `Router`s.
+        group: puts handlers that name none into one shared subscription (`$share/<group>/...`, section
+            4.8.2).
+        middleware: wraps every handler; the first is outermost.
+        interop: "azure" keeps to the statuses that Azure IoT Operations knows.
+        client_options: those of `Client`, where a URL is given.
+
+    Raises:
+        TypeError: something that is no handler or no middleware; client options beside a `Client`.
+        ValueError: no handler, or two for one filter and group; an argument out of range.
+
+    Example:
         async with Responder("mqtt://localhost:1883", [power]) as app:
             await app.serve_forever()
     """
@@ -60,9 +70,8 @@ class Responder:
         self._interop: Literal["plain", "azure"] = interop
         if isinstance(client, Client):
             if client_options:
-                raise TypeError(
-                    f"{', '.join(client_options)}= belong to the Client: give them to Client(...), or a URL here"
-                )
+                names = ", ".join(client_options)
+                raise TypeError(f"{names}= belong to the Client: give them to Client(...), or a URL here")
             self.client, self._owns_client = client, False
         else:
             self.client, self._owns_client = Client(client, **client_options), True
@@ -74,7 +83,11 @@ class Responder:
         self._executor = _executor(self._specs)
         self._runners = [
             compile_runner(
-                spec, client=self.client, executor=self._executor, middleware=self._middleware, interop=interop
+                spec,
+                client=self.client,
+                executor=self._executor,
+                middleware=self._middleware,
+                interop=interop,
             )
             for spec in self._specs
         ]
@@ -130,7 +143,10 @@ class Responder:
     async def serve_forever(self) -> None:
         """Serves until SIGINT, SIGTERM or `close()`; a signal drains first. A second signal stops at once.
 
-        Raises `ConnectionLost` when there will be no other connection.
+        Raises `ConnectionLost` when there will be no other connection, `RuntimeError` outside `async with`.
+
+            async with Responder("mqtt://localhost", handlers, client_id="lights") as app:
+                await app.serve_forever()
         """
         stop = self._stop
         if stop is None:
@@ -148,22 +164,32 @@ class Responder:
                 task.cancel()
 
     async def close(self, *, drain: bool = True, timeout: float = 30) -> None:
-        """Unsubscribes, finishes and answers what was received before the UNSUBACK, acknowledges it, and
-        disconnects if the client is this responder's own.
+        """Unsubscribes (section 3.10), then finishes, answers and acknowledges what came before the UNSUBACK.
 
         After `timeout` seconds handlers that still run are cancelled and answer 503. With `drain=False` they
-        are cancelled at once. Closing twice waits for the first.
+        are cancelled at once. Disconnects if the client is this responder's own. Closing twice waits for the
+        first.
+
+            app = await stack.enter_async_context(Responder(client, handlers))
+            await app.close(timeout=5)
         """
         if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close(drain, timeout))
+            # Raises on another loop or after fork(), before anything has changed.
+            drained = self._drain()
+            self._closing = asyncio.ensure_future(self._close(drained, drain, timeout))
         await asyncio.shield(self._closing)
 
-    async def _close(self, drain: bool, timeout: float) -> None:
+    def _drain(self) -> Awaitable[None] | None:
+        if self._ids and self.client._state.lost is None:
+            with contextlib.suppress(ClientClosed, ConnectionLost):
+                return self.client._connection.drain(self._ids)
+        return None
+
+    async def _close(self, drained: Awaitable[None] | None, drain: bool, timeout: float) -> None:
         connection = self.client._connection
         try:
-            if self._ids and self.client._state.lost is None:
+            if drained is not None:
                 with contextlib.suppress(TimeoutError, ClientClosed, ConnectionLost):
-                    drained = connection.drain(self._ids)
                     async with asyncio.timeout(timeout if drain else 0):
                         await drained
                 await self._cancel_handlers()

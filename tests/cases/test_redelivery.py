@@ -15,6 +15,7 @@ from support import case
 from support.packets import CONNACK, PUBACK, PUBLISH, SUBACK, SUBSCRIBE
 from support.process import child
 from support.proxy import Proxy
+from support.waiting import eventually
 
 Factory = Callable[..., Awaitable[Any]]
 QUICK = reqtt.Reconnect(initial=0.05, max=0.1, jitter=0)
@@ -115,6 +116,7 @@ async def test_a_request_that_timed_out_while_offline_is_never_sent(
     await req.request(topic, b"1", timeout=5)
     proxy.refuse()
     proxy.cut()
+    await eventually(lambda: not req.client.connected)
     with pytest.raises(reqtt.ResponseTimeout) as caught:
         await req.request(topic, b"offline", timeout=0.3)
     assert caught.value.phase == "connect"

@@ -25,9 +25,15 @@ from support.packets import (
 )
 from support.proxy import Proxy
 from support.raw import RawClient
+from support.waiting import eventually
 
 Factory = Callable[..., Awaitable[Any]]
 QUICK = reqtt.Reconnect(initial=0.05, max=0.1, jitter=0)
+
+
+async def idle(req: Any) -> None:
+    """Nothing pending; a cancellation reaches the I/O thread a moment after its caller has it."""
+    await eventually(lambda: req.client.stats().pending == 0, 0.5)
 
 
 async def settle(req: Any, topic: str) -> None:
@@ -251,7 +257,9 @@ async def test_a_cancelled_request_leaves_nothing(
     else:
         with pytest.raises(TimeoutError):
             await task
-    assert req.client.stats().pending == 0
+    await idle(req)
+    if stage == "before SUBACK":
+        await settle(req, topic)  # the cancellation has overtaken the SUBACK
     if rule:
         rule.release()
     if stage != "before SUBACK":
@@ -507,8 +515,8 @@ async def test_the_broker_loses_the_session_it_was_to_keep(
     waiting = asyncio.ensure_future(req.request(topic, b"x", timeout=10))
     request = await peer.receive()
     await proxy.wait_down(PUBACK)
-    loopback.loopback.lose_session()
-    proxy.cut()
+    loopback.loopback.lose_session()  # everybody's, and it ends their connections
+    peer = await raw(loopback)
     assert not (await proxy.wait_down(CONNACK, count=2)).packet.session_present
     await proxy.wait_down(SUBACK, count=2)
     await peer.respond(request, "answer")
@@ -664,22 +672,6 @@ async def test_with_correlation_by_topic_a_response_needs_no_correlation_data(
     # One at a time: each request follows the response to the one before it.
     order = [r.direction for r in proxy.records if r.packet.type is PUBLISH]
     assert order == ["up", "down"] * 5
-
-
-async def test_retry_asks_again_with_the_attempts_it_is_given(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
-) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
-    req = await requester(proxy)
-    waiting = asyncio.ensure_future(
-        req.request(topic, b"x", timeout=0.4, retry=reqtt.Retry(attempts=3, backoff=0.05))
-    )
-    for _ in range(2):
-        await peer.receive()
-    await peer.respond(await peer.receive(), "third time")
-    assert (await waiting).text == "third time"
-    assert len(proxy.up(PUBLISH, topic)) == 3
 
 
 async def test_connect_says_who_it_is_and_what_it_can(proxy: Proxy, requester: Factory, topic: str) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -198,7 +199,9 @@ class Mosquitto:
         self, kind: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None
     ) -> None:
         if kind is not None:
-            pass
+            sys.stdout.write(
+                f"--- {self.directory}/log\n{self.log[-8000:]}\n"
+            )  # pytest shows it for a failure
         self.close()
 
     def _end(self, how: signal.Signals) -> None:

@@ -1,8 +1,8 @@
 """MQTT 5 packets <-> bytes, for the tests' proxy and peers. Knows no socket, no client, and nothing of reqtt.
 
 Two things that the packages on PyPI do not offer are needed here: a property that is absent stays absent (no
-default is filled in), and a packet that breaks a rule above the framing (a Response Topic with a wildcard) can
-be read and written.
+default is filled in), and a packet that breaks a rule above the framing (a Response Topic with a wildcard)
+can be read and written.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class Packet:
 
     @property
     def user_properties(self) -> tuple[tuple[str, str], ...]:
-        return self.properties.get("user_properties", ())
+        found: tuple[tuple[str, str], ...] = self.properties.get("user_properties", ())
+        return found
 
     def user(self, key: str) -> str | None:
         """The first user property with this key."""
@@ -325,7 +326,7 @@ _READERS: dict[Type, Callable[[_Reader, int], Packet]] = {
 
 
 class Decoder:
-    """Fed with what one direction of one connection carries, it gives (packet, bytes) for each whole packet."""
+    """Fed with what one direction of one connection carries, gives (packet, bytes) for each whole packet."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

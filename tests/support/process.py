@@ -16,18 +16,20 @@ class Child:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[str] = []
+        self._unclaimed: list[str] = []
 
     async def line(self, start: str, timeout: float = 15) -> str:
-        """The next line that begins like this."""
+        """A line that begins like this and has not been asked for yet, whatever is said before it."""
         assert self.process.stdout is not None
         try:
             async with asyncio.timeout(timeout):
-                while True:
+                while not (found := [x for x in self._unclaimed if x.startswith(start)]):
                     raw = await self.process.stdout.readline()
                     assert raw, f"the process ended with {await self.process.wait()}; it said {self.lines}"
                     self.lines.append(raw.decode().rstrip())
-                    if self.lines[-1].startswith(start):
-                        return self.lines[-1]
+                    self._unclaimed.append(self.lines[-1])
+                self._unclaimed.remove(found[0])
+                return found[0]
         except TimeoutError:
             raise AssertionError(f"no {start!r} within {timeout} s; it said {self.lines}") from None
 

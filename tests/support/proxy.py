@@ -1,7 +1,7 @@
 """A TCP proxy in front of any broker that records every MQTT packet and breaks the connection on demand.
 
-It knows sockets and packets; what the packets mean is the test's business. Directions are seen from the client:
-"up" goes to the broker, "down" comes from it.
+It knows sockets and packets; what they mean is the test's business. Directions are seen from the client: "up"
+goes to the broker, "down" comes from it.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def _bytes(payload: bytes | str) -> bytes:
 
 class RawClient:
     """
-    `async with await RawClient.connect(port) as peer`. Incoming PUBLISHes wait for `receive()`; with `auto_ack=False`
-    the test calls `ack()` itself. QoS 2 is always completed.
+    `async with await RawClient.connect(port) as peer`. Incoming PUBLISHes wait for `receive()`; with
+    `auto_ack=False` the test calls `ack()` itself. QoS 2 is always completed.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, auto_ack: bool) -> None:
@@ -253,6 +253,8 @@ class RawClient:
             await self._writer.wait_closed()
 
     def _expect(self, kind: Type, packet_id: int) -> asyncio.Future[Packet]:
+        if self._closed.is_set():
+            raise ConnectionError(f"{self.client_id}: closed by the broker ({self.disconnected})")
         future: asyncio.Future[Packet] = asyncio.get_running_loop().create_future()
         self._replies[kind, packet_id] = future
         return future

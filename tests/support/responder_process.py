@@ -1,7 +1,7 @@
 """A reqtt responder in a process of its own: `python responder_process.py URL FILTER MODE [CLIENT_ID]`.
 
-MODE: `hang` never returns from the handler, `echo` returns the payload, `quiet` too. It says READY and, unless
-quiet, GOT <payload> for each request. With a client id its session persists.
+MODE: `hang` never returns from the handler, `echo` returns the payload, `quiet` too. It says READY and,
+unless quiet, GOT <payload> for each request. With a client id its session persists.
 """
 
 from __future__ import annotations
@@ -12,17 +12,23 @@ import sys
 import reqtt
 
 
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 async def main(url: str, topic_filter: str, mode: str, client_id: str | None = None) -> None:
     @reqtt.responder(topic_filter, concurrency=1000)
     async def handler(body: bytes) -> bytes:
         if mode != "quiet":
-            pass
+            say(f"GOT {body.decode()}")
         if mode == "hang":
             await asyncio.Event().wait()
         return body
 
     session = {} if client_id is None else {"clean_start": False, "session_expiry_interval": 300}
     async with reqtt.Responder(url, [handler], client_id=client_id, **session) as app:
+        say("READY")
         await app.serve_forever()
 
 

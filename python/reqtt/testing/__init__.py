@@ -16,7 +16,8 @@ class LoopbackBroker(_core.LoopbackBroker):
     QoS 0 to 2, wildcards, retained messages, shared subscriptions, sessions and message expiry, 0x10 *No
     matching subscribers*, Response Information, over TCP (`url`) and WebSocket (`ws_url`). Keyword arguments
     are what its CONNACK says, by the specification's names; with `username` and `password` nobody else gets
-    in. Durations are in seconds.
+    in. `port` and `ws_port` 0 take any free one. Durations are in seconds. Starting raises `OSError` where a
+    port is taken; everything but `start` and `stop` raises `RuntimeError` where it does not run.
 
         with LoopbackBroker() as broker:
             requester = reqtt.Requester(broker.url)

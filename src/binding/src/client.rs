@@ -100,6 +100,13 @@ impl Connection {
         Bridge::start(bridge.bind(py), Waiting::Connect, |token| Command::Connect { token })
     }
 
+    /// Authenticates again, with the method's first data (section 4.12.1).
+    fn reauthenticate(&self, py: Python<'_>, data: &[u8]) -> PyResult<Call> {
+        let bridge = self.bridge(py)?;
+        let data = Bytes::copy_from_slice(data);
+        Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Reauthenticate { token, data })
+    }
+
     /// Ends the connection with DISCONNECT 0x00.
     fn disconnect(&self, py: Python<'_>) -> PyResult<Call> {
         let bridge = self.bridge(py)?;
@@ -195,14 +202,17 @@ impl Connection {
         })
     }
 
+    /// Ends a subscription.
     fn unsubscribe(&self, py: Python<'_>, token: Token) -> PyResult<()> {
         let Ok(bridge) = self.bridge(py) else { return Ok(()) };
-        bridge.get().tell(py, Command::Unsubscribe { token })
+        bridge.get().tell(Command::Unsubscribe { token });
+        Ok(())
     }
 
+    /// Sends the PUBACK or PUBREC of a delivery.
     fn acknowledge(&self, py: Python<'_>, delivery: u64) -> PyResult<()> {
         let Ok(bridge) = self.bridge(py) else { return Ok(()) };
-        bridge.get().tell_soon(py, Command::Acknowledge { delivery })
+        Bridge::tell_soon(bridge.bind(py), Command::Acknowledge { delivery })
     }
 
     /// Starts a responder; gives its id, and the call that ends with its SUBACK.
@@ -245,9 +255,11 @@ impl Connection {
         Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Drain { token, responders })
     }
 
+    /// Forgets responders; what they have not answered stays unacknowledged.
     fn close_responders(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<()> {
         let Ok(bridge) = self.bridge(py) else { return Ok(()) };
-        bridge.get().tell(py, Command::CloseResponders { responders })
+        bridge.get().tell(Command::CloseResponders { responders });
+        Ok(())
     }
 
     /// The tasks of handlers that still run.
@@ -265,6 +277,11 @@ impl Connection {
         for (name, value) in stats.iter() {
             all.set_item(name, value)?;
         }
+        let pending = match &*self.state() {
+            State::Open(bridge) => bridge.get().pending(),
+            _ => 0,
+        };
+        all.set_item("pending", pending)?;
         Ok(all)
     }
 }
@@ -291,13 +308,17 @@ fn read_options(url: &str, given: &Bound<'_, PyDict>) -> PyResult<Options> {
         let wrong = |error: PyErr| wrong_type(py, name, &value, &error);
         match name {
             "client_id" => options.client_id = value.extract().map_err(wrong)?,
+            "authentication_method" => options.authentication_method = value.extract().map_err(wrong)?,
+            "ask_credentials" => options.ask_credentials = value.extract().map_err(wrong)?,
             "username" => options.username = value.extract().map_err(wrong)?,
             "password" => options.password = secret(&value).map_err(wrong)?,
             "tls" => options.tls = tls(&value, &options).map_err(wrong)?,
             "keep_alive" => options.keep_alive = value.extract().map_err(wrong)?,
             "connect_timeout" => {
                 options.connect_timeout = crate::message::check_timeout(value.extract().map_err(wrong)?)
-                    .map_err(|_| PyValueError::new_err("connect_timeout takes a finite number of seconds above 0"))?;
+                    .map_err(|_| {
+                        PyValueError::new_err("connect_timeout takes a finite number of seconds above 0")
+                    })?;
             }
             "clean_start" => options.clean_start = value.extract().map_err(wrong)?,
             "session_expiry_interval" => options.session_expiry_interval = value.extract().map_err(wrong)?,
@@ -311,7 +332,9 @@ fn read_options(url: &str, given: &Bound<'_, PyDict>) -> PyResult<Options> {
             "user_properties" => options.user_properties = pairs(Some(&value))?,
             "reconnect" => options.reconnect = if value.is_none() { None } else { Some(reconnect(&value)?) },
             name => {
-                return Err(PyTypeError::new_err(format!("unexpected argument {name}=: see reqtt.Client for what there is")));
+                return Err(PyTypeError::new_err(format!(
+                    "unexpected argument {name}=: see reqtt.Client for what there is"
+                )));
             }
         }
     }
@@ -323,7 +346,11 @@ fn wrong_type(py: Python<'_>, name: &str, value: &Bound<'_, PyAny>, error: &PyEr
     if error.is_instance_of::<PyValueError>(py) {
         return PyValueError::new_err(error.value(py).to_string());
     }
-    let shown = if name == "password" { "a value of another type".to_owned() } else { value.repr().map_or_else(|_| "?".to_owned(), |repr| repr.to_string()) };
+    let shown = if name == "password" {
+        "a value of another type".to_owned()
+    } else {
+        value.repr().map_or_else(|_| "?".to_owned(), |repr| repr.to_string())
+    };
     let text = format!("{name}={shown} cannot be used: {}", error.value(py));
     if error.is_instance_of::<pyo3::exceptions::PyOverflowError>(py) {
         PyValueError::new_err(text)
@@ -332,7 +359,7 @@ fn wrong_type(py: Python<'_>, name: &str, value: &Bound<'_, PyAny>, error: &PyEr
     }
 }
 
-fn secret(value: &Bound<'_, PyAny>) -> PyResult<Option<Secret>> {
+pub(crate) fn secret(value: &Bound<'_, PyAny>) -> PyResult<Option<Secret>> {
     if value.is_none() {
         return Ok(None);
     }
@@ -413,7 +440,9 @@ fn reconnect(value: &Bound<'_, PyAny>) -> PyResult<Reconnect> {
         given
             .map(|seconds| {
                 Duration::try_from_secs_f64(seconds).map_err(|_| {
-                    PyValueError::new_err(format!("Reconnect({name}={seconds}): use a finite number of seconds, 0 or more"))
+                    PyValueError::new_err(format!(
+                        "Reconnect({name}={seconds}): use a finite number of seconds, 0 or more"
+                    ))
                 })
             })
             .transpose()

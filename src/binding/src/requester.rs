@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use reqtt_core::command::{Command, NewRequest, RequesterOptions, ResponseTopic};
@@ -63,7 +62,9 @@ impl Requester {
         azure: bool,
     ) -> PyResult<Self> {
         if max_pending_requests == 0 {
-            return Err(PyValueError::new_err("max_pending_requests=0 lets no request through: use 1 or more"));
+            return Err(PyValueError::new_err(
+                "max_pending_requests=0 lets no request through: use 1 or more",
+            ));
         }
         Ok(Self {
             qos: check_qos(qos)?,
@@ -80,7 +81,12 @@ impl Requester {
 
     /// Opens it on a connection.
     #[pyo3(signature = (connection, response_topic=None))]
-    fn _open(&self, py: Python<'_>, connection: Py<Connection>, response_topic: Option<String>) -> PyResult<()> {
+    fn _open(
+        &self,
+        py: Python<'_>,
+        connection: Py<Connection>,
+        response_topic: Option<String>,
+    ) -> PyResult<()> {
         let bridge = connection.get().bridge(py)?;
         let response_topic = match response_topic {
             Some(topic) => {
@@ -97,7 +103,7 @@ impl Requester {
             resend: self.resend,
             match_by_topic: self.match_by_topic,
         };
-        bridge.get().tell(py, Command::OpenRequester { requester: id, options })?;
+        bridge.get().tell(Command::OpenRequester { requester: id, options });
         *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((id, connection));
         Ok(())
     }
@@ -113,12 +119,54 @@ impl Requester {
         let opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Some((id, connection)) = opened.as_ref() else { return Ok(()) };
         if let Ok(bridge) = connection.get().bridge(py) {
-            bridge.get().tell(py, Command::CloseRequester { requester: *id })?;
+            bridge.get().on_its_loop(py)?;
+            bridge.get().tell(Command::CloseRequester { requester: *id });
         }
         Ok(())
     }
 
     /// Send a request and await its response (MQTT 5.0, section 4.10).
+    ///
+    /// Arguments are checked in the call, before anything is sent. What it returns is awaited once, by
+    /// `await`, `asyncio.create_task`, `asyncio.gather` or a `TaskGroup`. Cancelling it, or letting go of
+    /// it, frees its slot at once; the responder is not told.
+    ///
+    /// Args:
+    ///     topic: a topic name, without wildcards (section 4.7).
+    ///     payload: bytes go as they are, str as text, None as nothing, the rest as JSON (`reqtt.codecs`).
+    ///     response_type: what the payload of the response is decoded to; None: the `Response` itself.
+    ///     timeout: seconds, above 0, for all steps: connect, subscribe, publish and the wait. None: the
+    ///         requester's.
+    ///     qos: 0, 1 or 2; None: the requester's.
+    ///     content_type: what the payload is; None: what its codec says (section 3.3.2.3.9).
+    ///     payload_format_indicator: 0 bytes, 1 UTF-8 text; None: what its codec says (section 3.3.2.3.2).
+    ///     user_properties: pairs of text, in order, or a mapping; up to 65,535 bytes each
+    ///         (section 3.3.2.3.7).
+    ///     message_expiry_interval: whole seconds, from 1; never more is sent than what remains of
+    ///         `timeout`, which is also what None sends, rounded up (section 3.3.2.3.3).
+    ///     correlation_data: up to 65,535 bytes, not in flight on the same response topic; None: chosen here
+    ///         (section 3.3.2.3.6).
+    ///     response_topic: for this request only; None: the requester's (section 3.3.2.3.5).
+    ///     fail_fast: end with `NoMatchingSubscribers` as soon as the broker says so; False waits for a
+    ///         responder that comes later.
+    ///
+    /// Raises:
+    ///     InvalidTopic, ValueError, TypeError: an argument that cannot be sent; in the call.
+    ///     ResponseTimeout: no response in time; its `phase` says how far the request had come.
+    ///     NoMatchingSubscribers: the broker knows of no responder (0x10, section 3.4.2.1).
+    ///     RemoteError: the responder answered with an error, e.g. `NotFound`.
+    ///     InvalidResponse: a status that is no number, or an error body that cannot be read.
+    ///     DecodeError: the payload is not what `response_type` says.
+    ///     PublishError, SubscribeError: the broker refused the request, or the response topic.
+    ///     PacketTooLarge: the broker takes no packet of this size (section 3.2.2.3.6).
+    ///     ConnectionLost: there will be no other connection, or with `resend=False` it broke before the
+    ///         PUBACK.
+    ///     ClientClosed: the requester or its client was closed.
+    ///
+    /// Example:
+    ///     async with reqtt.Requester("mqtt://localhost:1883") as req:
+    ///         response = await req.request("cmnd/light-in-bedroom/power", "ON", timeout=2)
+    ///         power = await req.request("cmnd/light-in-bedroom/energy", response_type=Energy)
     #[pyo3(signature = (topic, payload=None, *, response_type=None, timeout=None, qos=None, content_type=None,
         payload_format_indicator=None, user_properties=None, message_expiry_interval=None, correlation_data=None,
         response_topic=None, fail_fast=true))]
@@ -159,7 +207,9 @@ impl Requester {
         properties.user_properties = pairs(user_properties)?;
         properties.message_expiry_interval = message_expiry_interval;
         if message_expiry_interval == Some(0) {
-            return Err(PyValueError::new_err("message_expiry_interval=0 expires before it is sent: use 1 or more seconds"));
+            return Err(PyValueError::new_err(
+                "message_expiry_interval=0 expires before it is sent: use 1 or more seconds",
+            ));
         }
         if let Some(data) = correlation_data {
             if data.len() > 65_535 {
@@ -195,6 +245,5 @@ impl Requester {
 
 fn compile_decoder(py: Python<'_>, kind: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     static COMPILE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let _ = intern!(py, "compile_decoder");
     Ok(COMPILE.import(py, "reqtt.codecs", "compile_decoder")?.call1((kind,))?.unbind())
 }

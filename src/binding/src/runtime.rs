@@ -21,7 +21,8 @@ pub(crate) fn io() -> PyResult<Handle> {
     if let Some((_, handle)) = io.as_ref().filter(|(at, _)| *at == forks) {
         return Ok(handle.clone());
     }
-    let failed = |error: std::io::Error| PyRuntimeError::new_err(format!("cannot start the I/O thread: {error}"));
+    let failed =
+        |error: std::io::Error| PyRuntimeError::new_err(format!("cannot start the I/O thread: {error}"));
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let handle = runtime.handle().clone();
     std::thread::Builder::new()

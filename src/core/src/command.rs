@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, ReasonCode};
 use crate::message::{ConnAck, Message, PubAck};
+use crate::options::Secret;
 use crate::responder::{Reply, ResponderOptions};
 
 /// The caller's name for one operation whose outcome it waits for.
@@ -140,6 +141,15 @@ pub enum Command {
         /// Its settings.
         options: Arc<ResponderOptions>,
     },
+    /// Authenticate again on this connection (section 4.12.1); ends in `Event::Done`.
+    Reauthenticate {
+        /// Whose outcome this is.
+        token: Token,
+        /// The method's first data.
+        data: Bytes,
+    },
+    /// What `Event::Ask` asked for, or why there is no answer.
+    Answer(Result<Answer, String>),
     /// A handler is done.
     Reply {
         /// The number that came with the request.
@@ -164,6 +174,31 @@ pub enum Command {
         /// Whose outcome this is, if anybody waits.
         token: Option<Token>,
     },
+}
+
+/// What the connection cannot know by itself.
+#[derive(Debug)]
+pub enum Question {
+    /// Before a CONNECT: credentials, or the first data of enhanced authentication.
+    Connect,
+    /// The broker's authentication data: the client's next, if `more` is expected.
+    Challenge {
+        /// As it came.
+        data: Bytes,
+        /// False with the broker's last word: it only has to be checked.
+        more: bool,
+    },
+}
+
+/// The answer to a question; what was not asked for is `None`.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The user name.
+    pub username: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+    /// Authentication data.
+    pub data: Option<Bytes>,
 }
 
 /// What the I/O thread tells.
@@ -205,6 +240,8 @@ pub enum Event {
         /// Whether it stays so.
         final_: bool,
     },
+    /// Something that only the caller knows; to be given by `Command::Answer`.
+    Ask(Question),
     /// Another attempt comes.
     Reconnecting {
         /// Counted from 1 since the connection was lost.

@@ -217,13 +217,17 @@ impl fmt::Display for Error {
                 write!(f, "connection lost (DISCONNECT {code}): {detail}")
             }
             Self::ConnectionLost { detail, .. } => write!(f, "connection lost: {detail}"),
-            Self::ClientClosed => f.write_str("the client is closed: open a new one, or keep it open until the work is done"),
+            Self::ClientClosed => {
+                f.write_str("the client is closed: open a new one, or keep it open until the work is done")
+            }
             Self::Subscribe { topic_filter, reason_code, reason_string, for_responses } => {
                 write!(f, "broker refused SUBSCRIBE to \"{topic_filter}\" ({reason_code}")?;
                 reason(f, reason_string.as_deref())?;
                 f.write_str("): ")?;
                 match (reason_code.0, for_responses) {
-                    (0x87, true) => f.write_str("allow this client to subscribe there, or set response_topic="),
+                    (0x87, true) => {
+                        f.write_str("allow this client to subscribe there, or set response_topic=")
+                    }
                     (0x87, false) => f.write_str("allow this client to subscribe there"),
                     (0x9E, _) => f.write_str("this broker has no shared subscriptions: leave out group="),
                     (0xA2, _) => f.write_str("this broker has no wildcard subscriptions: name each topic"),
@@ -247,7 +251,7 @@ impl fmt::Display for Error {
             }
             Self::NoMatchingSubscribers { topic } => write!(
                 f,
-                "nobody subscribes to \"{topic}\" (PUBACK 0x10 No matching subscribers): start the responder, check the topic, or wait for one with fail_fast=False"
+                "nobody subscribes to \"{topic}\" (PUBACK 0x10 No matching subscribers): start the responder, or check the topic (fail_fast=False waits for a response all the same)"
             ),
             Self::Timeout { topic, timeout, phase } => write!(
                 f,

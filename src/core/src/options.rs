@@ -470,6 +470,10 @@ pub struct Options {
     pub user_properties: Vec<(String, String)>,
     /// `None`: a lost connection stays lost.
     pub reconnect: Option<Reconnect>,
+    /// The method of enhanced authentication (section 4.12); its data is asked for when it is needed.
+    pub authentication_method: Option<String>,
+    /// Whether user name and password are asked for before each CONNECT, because they change.
+    pub ask_credentials: bool,
 }
 
 impl Options {
@@ -495,6 +499,8 @@ impl Options {
             will: None,
             user_properties: Vec::new(),
             reconnect: Some(Reconnect::default()),
+            authentication_method: None,
+            ask_credentials: false,
         })
     }
 
@@ -577,6 +583,8 @@ impl fmt::Debug for Options {
             .field("will", &self.will)
             .field("user_properties", &self.user_properties)
             .field("reconnect", &self.reconnect)
+            .field("authentication_method", &self.authentication_method)
+            .field("ask_credentials", &self.ask_credentials)
             .finish()
     }
 }

@@ -6,11 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::command::{
-    Counters, Event, NewRequest, RequesterOptions, ResponseTopic, SubscribeOptions, Token,
-    count,
+    Counters, Event, NewRequest, RequesterOptions, ResponseTopic, SubscribeOptions, Token, count,
 };
 use crate::correlation::{CorrelationMap, CorrelationSource, Ended, SlotId};
 use crate::effects::{Effects, Owner};
@@ -20,9 +18,6 @@ use crate::topic;
 
 /// Nanoseconds since the session began; what the correlation map counts in.
 pub(crate) type Nanos = u64;
-
-/// What a topic level cannot hold, and `%` so that the encoding can be undone.
-const NOT_IN_A_LEVEL: &AsciiSet = &CONTROLS.add(b'+').add(b'#').add(b'/').add(b'%');
 
 /// How far a request has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -61,6 +56,8 @@ struct Requester {
     space: u32,
     admitted: usize,
     backlog: VecDeque<SlotId>,
+    /// Response topics that single requests named.
+    others: Vec<u32>,
     /// Who waits for the last of its requests to end.
     drains: Vec<Token>,
 }
@@ -133,7 +130,17 @@ impl Requesters {
             ResponseTopic::Default => self.default_space(&options),
         };
         self.spaces[space as usize].users += 1;
-        self.requesters.insert(id, Requester { options, space, admitted: 0, backlog: VecDeque::new(), drains: Vec::new() });
+        self.requesters.insert(
+            id,
+            Requester {
+                options,
+                space,
+                admitted: 0,
+                backlog: VecDeque::new(),
+                others: Vec::new(),
+                drains: Vec::new(),
+            },
+        );
     }
 
     fn fixed_space(&mut self, topic: &str, options: &RequesterOptions) -> u32 {
@@ -206,13 +213,15 @@ impl Requesters {
         for slot in slots {
             self.end(slot, Ended::Cancelled, Some(Error::ClientClosed), effects);
         }
-        let space = &mut self.spaces[requester.space as usize];
-        space.users -= 1;
-        if space.users == 0 && space.asked {
-            space.wanted = false;
-            space.asked = false;
-            space.active = false;
-            effects.unsubscribe.push(Owner::ResponseTopic(requester.space));
+        for number in requester.others.into_iter().chain([requester.space]) {
+            let space = &mut self.spaces[number as usize];
+            space.users -= 1;
+            if space.users == 0 && space.asked {
+                space.wanted = false;
+                space.asked = false;
+                space.active = false;
+                effects.unsubscribe.push(Owner::ResponseTopic(number));
+            }
         }
     }
 
@@ -228,7 +237,13 @@ impl Requesters {
             None => requester.space,
             Some(topic) => {
                 let options = requester.options.clone();
-                self.fixed_space(&topic, &options)
+                let space = self.fixed_space(&topic, &options);
+                let requester = self.requesters.get_mut(&id).expect("looked up above");
+                if space != requester.space && !requester.others.contains(&space) {
+                    requester.others.push(space);
+                    self.spaces[space as usize].users += 1;
+                }
+                space
             }
         };
         let data = message
@@ -240,8 +255,7 @@ impl Requesters {
         let deadline = started.saturating_add(nanos(timeout)).max(now);
         let requester = self.requesters.get_mut(&id).expect("looked up above");
         // A response that carries no Correlation Data can only belong to the one request under way.
-        let limit =
-            if requester.options.match_by_topic { 1 } else { requester.options.max_pending_requests };
+        let limit = if requester.options.match_by_topic { 1 } else { requester.options.max_pending_requests };
         let admitted = requester.admitted < limit;
         let stage = if admitted { Stage::Waiting } else { Stage::Backlog };
         let pending = Pending {
@@ -343,7 +357,15 @@ impl Requesters {
             if !connack.session_present {
                 space.asked = false;
             }
-            if space.wanted {
+        }
+        self.ask(effects);
+    }
+
+    /// Subscribes to every response topic that is wanted and not asked for yet.
+    fn ask(&mut self, effects: &mut Effects) {
+        for number in 0..self.spaces.len() {
+            let number = u32::try_from(number).expect("fewer than 2^32 response topics");
+            if self.spaces[number as usize].wanted {
                 self.subscribe_space(number, effects);
             }
         }
@@ -393,6 +415,10 @@ impl Requesters {
     /// The request as it has to be written now, or `None` if it has ended meanwhile.
     pub fn take_ready(&mut self, slot: SlotId, now: Nanos) -> Option<Message> {
         let (space, deadline) = (self.map.space(slot)?, self.map.deadline(slot)?);
+        if deadline <= now {
+            // It ends with the next tick; the responder must not be asked for nothing.
+            return None;
+        }
         let pending = self.map.get_mut(slot)?;
         let mut message = *pending.message.take()?;
         message.properties.response_topic = Some(self.spaces[space as usize].topic.clone());
@@ -400,15 +426,20 @@ impl Requesters {
         Some(message)
     }
 
-    /// The session could not write it yet, or has to write it again: it waits for its response topic.
-    pub fn give_back(&mut self, slot: SlotId, message: Option<Message>, effects: &mut Effects) {
+    /// The session never wrote it: it waits for its response topic again.
+    pub fn wait_again(&mut self, slot: SlotId, effects: &mut Effects) {
+        if let Some(space) = self.map.space(slot) {
+            self.admit(slot, space, effects);
+        }
+    }
+
+    /// It was written to a session that is lost: it has to be written again, before what came after it.
+    pub fn write_again(&mut self, slot: SlotId, message: Message) {
         let Some(space) = self.map.space(slot) else { return };
         let Some(pending) = self.map.get_mut(slot) else { return };
-        if let Some(message) = message {
-            pending.message = Some(Box::new(message));
-        }
+        pending.message = Some(Box::new(message));
         pending.stage = Stage::Waiting;
-        self.admit(slot, space, effects);
+        self.spaces[space as usize].waiting.push_front(slot);
     }
 
     /// What remains of a sent request's lifetime, for a resend; `None` if it has ended.
@@ -602,9 +633,7 @@ fn nanos(duration: Duration) -> Nanos {
 fn remaining_expiry(pending: &Pending, deadline: Nanos, now: Nanos) -> Option<u32> {
     const SECOND: u64 = 1_000_000_000;
     let remaining = match pending.expiry {
-        Some(seconds) => {
-            (u64::from(seconds) * SECOND).saturating_sub(now.saturating_sub(pending.started))
-        }
+        Some(seconds) => (u64::from(seconds) * SECOND).saturating_sub(now.saturating_sub(pending.started)),
         None => deadline.saturating_sub(now),
     };
     Some(u32::try_from(remaining.div_ceil(SECOND)).unwrap_or(u32::MAX).max(1))
@@ -625,6 +654,21 @@ fn usable_response_information(information: Option<&str>) -> Option<String> {
 pub(crate) fn default_response_topic(naming: &Naming, token: &str) -> String {
     match &naming.response_information {
         Some(base) => format!("{base}/{token}"),
-        None => format!("clients/{}/responses/{token}", utf8_percent_encode(&naming.client_id, NOT_IN_A_LEVEL)),
+        None => format!("clients/{}/responses/{token}", as_level(&naming.client_id)),
     }
+}
+
+/// A client identifier as one topic level: what a level cannot hold is percent-encoded.
+fn as_level(client_id: &str) -> String {
+    let mut level = String::with_capacity(client_id.len());
+    for character in client_id.chars() {
+        match character {
+            '+' => level.push_str("%2B"),
+            '#' => level.push_str("%23"),
+            '/' => level.push_str("%2F"),
+            '\0' => level.push_str("%00"),
+            other => level.push(other),
+        }
+    }
+    level
 }

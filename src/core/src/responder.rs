@@ -167,7 +167,9 @@ impl Responders {
 
     /// Whether any of them acknowledges after the response.
     pub fn acknowledge_late(&self) -> bool {
-        self.responders.values().any(|responder| responder.options.ack == Ack::AfterResponse && responder.options.qos > 0)
+        self.responders
+            .values()
+            .any(|responder| responder.options.ack == Ack::AfterResponse && responder.options.qos > 0)
     }
 
     pub fn open(&mut self, id: u32, token: Token, options: Arc<ResponderOptions>, effects: &mut Effects) {
@@ -187,8 +189,14 @@ impl Responders {
         effects.subscribe.push((Owner::Responder(id), options.topic_filter(), subscribe));
         let identifier = identifier(&options.topic_filter());
         self.identifiers.insert(identifier);
-        let responder =
-            Responder { options, identifier, token: Some(token), active: false, running: 0, queue: VecDeque::new() };
+        let responder = Responder {
+            options,
+            identifier,
+            token: Some(token),
+            active: false,
+            running: 0,
+            queue: VecDeque::new(),
+        };
         self.responders.insert(id, responder);
     }
 
@@ -256,7 +264,8 @@ impl Responders {
             }
             return effects.acknowledge.extend(delivery);
         }
-        let expiry = message.properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into()));
+        let expiry =
+            message.properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into()));
         let deadline = expiry.and_then(|expiry| now.checked_add(expiry));
         if expiry == Some(Duration::ZERO) {
             count(&self.counters.requests_dropped, 1);
@@ -272,7 +281,8 @@ impl Responders {
                     Cached::Answered(None) => effects.acknowledge.extend(delivery),
                     Cached::Answered(Some(response)) => {
                         let mut response = response.clone();
-                        response.properties.message_expiry_interval = deadline.map(|deadline| whole_seconds(deadline, now));
+                        response.properties.message_expiry_interval =
+                            deadline.map(|deadline| whole_seconds(deadline, now));
                         count(&self.counters.responses_sent, 1);
                         effects.replies.push((response, delivery.into_iter().collect()));
                     }
@@ -311,7 +321,9 @@ impl Responders {
             return Err(Some(format!("its Response Topic is no topic name: {error}")));
         }
         if !options.allowed_response_topics.iter().any(|filter| topic::matches(filter, response_topic)) {
-            return Err(Some(format!("its Response Topic \"{response_topic}\" is not in allowed_response_topics")));
+            return Err(Some(format!(
+                "its Response Topic \"{response_topic}\" is not in allowed_response_topics"
+            )));
         }
         if self.router.route(response_topic).is_some() {
             return Err(Some(format!(
@@ -393,7 +405,10 @@ impl Responders {
     /// Keeps the response for copies that come later; gives the deliveries of copies that came meanwhile.
     fn remember(&mut self, key: &Key, response: Option<&Message>) -> Vec<u64> {
         let Some(entry) = self.cache.get_mut(key) else { return Vec::new() };
-        entry.bytes = response.map_or(0, |response| response.payload.len()) + key.0.0.len() + key.0.1.len() + key.0.2.len();
+        entry.bytes = response.map_or(0, |response| response.payload.len())
+            + key.0.0.len()
+            + key.0.1.len()
+            + key.0.2.len();
         self.cache_bytes += entry.bytes;
         self.order.push_back(key.clone());
         match std::mem::replace(&mut entry.cached, Cached::Answered(response.cloned())) {
@@ -499,7 +514,8 @@ pub(crate) fn too_large(mut message: Message) -> Message {
 /// The same filter has the same identifier in every process, so that a message which waited in the broker's
 /// session still names the filter that brought it.
 fn identifier(filter: &str) -> u32 {
-    let hash = filter.bytes().fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash =
+        filter.bytes().fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     1 + hash % 268_435_455
 }
 

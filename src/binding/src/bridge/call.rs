@@ -49,8 +49,10 @@ impl Slot {
     }
 }
 
-/// An operation under way. Await it once.
-#[pyclass(frozen, module = "reqtt._core", weakref)]
+/// An operation under way. Await it once, by `await`, `create_task`, `gather` or a `TaskGroup`.
+///
+/// Ending the wait, or letting go of it, gives up what it stands for.
+#[pyclass(frozen, generic, module = "reqtt._core", weakref)]
 pub(crate) struct Call {
     bridge: Py<Bridge>,
     slot: Arc<Slot>,
@@ -69,7 +71,9 @@ impl Call {
         {
             let mut state = self.slot.lock();
             if state.over {
-                return Err(PyRuntimeError::new_err("this was awaited before: await a call once, and keep its result"));
+                return Err(PyRuntimeError::new_err(
+                    "this was awaited before: await a call once, and keep its result",
+                ));
             }
             if let Some(outcome) = state.outcome.take() {
                 state.over = true;
@@ -119,10 +123,12 @@ impl Call {
         self.step(py)
     }
 
+    /// One step, for the event loop.
     fn send(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         self.step(py)
     }
 
+    /// Ends the wait, and raises what is thrown: how the event loop cancels.
     #[pyo3(signature = (r#type, value=None, traceback=None))]
     fn throw(
         &self,
@@ -144,6 +150,18 @@ impl Call {
         Err(PyErr::from_value(error))
     }
 
+    /// What asyncio calls it in a task's repr.
+    #[getter]
+    fn __name__(&self) -> &'static str {
+        "reqtt call"
+    }
+
+    #[getter]
+    fn __qualname__(&self) -> &'static str {
+        "reqtt call"
+    }
+
+    /// Ends the wait.
     fn close(&self, py: Python<'_>) {
         self.give_up(py);
     }

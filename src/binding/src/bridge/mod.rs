@@ -8,14 +8,14 @@ mod wake;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
-use reqtt_core::command::{Command, CommandQueue, Event, Token};
+use pyo3::types::{PyBytes, PyDict};
+use reqtt_core::command::{Answer, Command, CommandQueue, Event, Question, Token};
 use reqtt_core::mailbox::{Mailbox, Wake};
 use reqtt_core::{Error, ReasonCode, ResponderOptions};
 use slab::Slab;
@@ -23,6 +23,7 @@ use slab::Slab;
 pub(crate) use self::call::Call;
 use self::call::Slot;
 use self::wake::{Shared, WakeFd, WakeThread, Waker};
+use crate::client::secret;
 use crate::{errors, logging, message, runtime};
 
 /// What a waiting call stands for; the event that ends it is translated accordingly.
@@ -40,7 +41,11 @@ pub(crate) enum Waiting {
 enum Waiter {
     Call(Arc<Slot>, Waiting),
     /// Lives on after its SUBACK: messages go to `push`, the end of it to `fail`.
-    Subscription { slot: Option<Arc<Slot>>, push: Py<PyAny>, fail: Py<PyAny> },
+    Subscription {
+        slot: Option<Arc<Slot>>,
+        push: Py<PyAny>,
+        fail: Py<PyAny>,
+    },
 }
 
 struct Entry {
@@ -68,7 +73,7 @@ struct Inner {
 struct Responder(Arc<(Arc<ResponderOptions>, Py<PyAny>)>);
 
 /// Ties one connection to one event loop.
-#[pyclass(frozen, module = "reqtt._core")]
+#[pyclass(frozen, weakref, module = "reqtt._core")]
 pub(crate) struct Bridge {
     event_loop: Py<PyAny>,
     create_future: Py<PyAny>,
@@ -83,7 +88,6 @@ pub(crate) struct Bridge {
     waker: Arc<Waker>,
     /// The same, as the log knows it.
     _log_waker: Arc<dyn Wake>,
-    flush: OnceLock<Py<PyAny>>,
     detached: AtomicBool,
     forks: u32,
     inner: Mutex<Inner>,
@@ -98,9 +102,13 @@ impl Bridge {
         client: Py<PyAny>,
     ) -> PyResult<Py<Self>> {
         let event_loop = running_loop(py)?.ok_or_else(|| {
-            PyRuntimeError::new_err("no running event loop: call this from a coroutine, or use reqtt.blocking")
+            PyRuntimeError::new_err(
+                "no running event loop: call this from a coroutine, or use reqtt.blocking",
+            )
         })?;
-        let failed = |error: std::io::Error| PyRuntimeError::new_err(format!("cannot make a wake-up descriptor: {error}"));
+        let failed = |error: std::io::Error| {
+            PyRuntimeError::new_err(format!("cannot make a wake-up descriptor: {error}"))
+        };
         let fd = WakeFd::new().map_err(failed)?;
         // The reader needs the bridge, and the bridge what the reader watches: try the loop first.
         let probe = py.eval(c"lambda: None", None, None)?;
@@ -128,7 +136,6 @@ impl Bridge {
                 mailbox,
                 waker,
                 _log_waker: log_waker,
-                flush: OnceLock::new(),
                 detached: AtomicBool::new(false),
                 forks: runtime::forks(),
                 inner: Mutex::new(Inner::default()),
@@ -136,14 +143,15 @@ impl Bridge {
         )?;
         let bound = bridge.bind(py);
         let drain = bound.getattr(intern!(py, "drain"))?;
-        let _ = bridge.get().flush.set(bound.getattr(intern!(py, "flush"))?.unbind());
         match &*bridge.get().waker {
             Waker::Fd(fd) => {
                 event_loop.call_method1(intern!(py, "add_reader"), (fd.number(), drain))?;
             }
             Waker::Thread(thread) => {
                 let tell = event_loop.getattr(intern!(py, "call_soon_threadsafe"))?.unbind();
-                thread.start(tell, drain.unbind()).map_err(failed)?;
+                // Weakly: the thread must not keep a bridge that nobody else holds.
+                let weak = py.import("weakref")?.getattr("ref")?.call1((bound,))?;
+                thread.start(tell, weak.unbind()).map_err(failed)?;
             }
         }
         Ok(bridge)
@@ -199,7 +207,11 @@ impl Bridge {
         // With nothing else under way there is nothing to wait for: a lone request leaves at once.
         let alone = inner.requests == 0;
         inner.requests += usize::from(request);
-        this.send_cork(py, inner, !request || alone)?;
+        if !request || alone {
+            this.send_cork(inner);
+        } else {
+            Self::send_cork_soon(slf, inner)?;
+        }
         Ok(Call::new(slf.clone().unbind(), slot, token))
     }
 
@@ -216,7 +228,7 @@ impl Bridge {
         let mut inner = this.lock();
         let token = inner.wait(Waiter::Subscription { slot: Some(slot.clone()), push, fail });
         inner.cork.push(command(token));
-        this.send_cork(slf.py(), inner, true)?;
+        this.send_cork(inner);
         Ok((token, Call::new(slf.clone().unbind(), slot, token)))
     }
 
@@ -233,38 +245,39 @@ impl Bridge {
     }
 
     /// Sends a command that has no outcome.
-    pub fn tell(&self, py: Python<'_>, command: Command) -> PyResult<()> {
+    pub fn tell(&self, command: Command) {
         let mut inner = self.lock();
         inner.cork.push(command);
-        self.send_cork(py, inner, true)
+        self.send_cork(inner);
     }
 
     /// The same, but together with what else this tick of the loop brings.
-    pub fn tell_soon(&self, py: Python<'_>, command: Command) -> PyResult<()> {
-        let mut inner = self.lock();
+    pub fn tell_soon(slf: &Bound<'_, Self>, command: Command) -> PyResult<()> {
+        let mut inner = slf.get().lock();
         inner.cork.push(command);
-        self.send_cork(py, inner, false)
+        Self::send_cork_soon(slf, inner)
     }
 
-    fn send_cork(&self, py: Python<'_>, mut inner: MutexGuard<'_, Inner>, now: bool) -> PyResult<()> {
-        if now {
-            let mut batch = std::mem::take(&mut inner.cork);
-            self.queue.append(&mut batch);
-            inner.cork = batch;
-            return Ok(());
-        }
+    fn send_cork(&self, mut inner: MutexGuard<'_, Inner>) {
+        let mut batch = std::mem::take(&mut inner.cork);
+        self.queue.append(&mut batch);
+        inner.cork = batch;
+    }
+
+    fn send_cork_soon(slf: &Bound<'_, Self>, mut inner: MutexGuard<'_, Inner>) -> PyResult<()> {
         if inner.flushing {
             return Ok(());
         }
         inner.flushing = true;
         drop(inner);
-        let flush = self.flush.get().expect("set when attached");
-        self.call_soon.bind(py).call1((flush,))?;
+        // Bound anew each time: one that is kept would keep the bridge alive for ever.
+        let flush = slf.getattr(intern!(slf.py(), "flush"))?;
+        slf.get().call_soon.bind(slf.py()).call1((flush,))?;
         Ok(())
     }
 
-    /// The caller of `token` no longer waits.
-    pub(super) fn cancel(&self, py: Python<'_>, token: Token) {
+    /// The caller of `token` no longer waits. What is dropped here is Python's, so the interpreter is held.
+    pub(super) fn cancel(&self, _held: Python<'_>, token: Token) {
         let mut inner = self.lock();
         let Some(waiter) = inner.take(token) else { return };
         let command = match &waiter {
@@ -276,7 +289,7 @@ impl Bridge {
             && let Some(command) = command
         {
             inner.cork.push(command);
-            let _ = self.send_cork(py, inner, true);
+            self.send_cork(inner);
         } else {
             drop(inner);
         }
@@ -291,6 +304,11 @@ impl Bridge {
     /// The tasks of handlers that still run.
     pub fn tasks(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
         self.lock().running.values().map(|task| task.clone_ref(py)).collect()
+    }
+
+    /// Requests that wait for their outcome, as the caller's side knows it: without the delay of the hop.
+    pub fn pending(&self) -> usize {
+        self.lock().requests
     }
 
     pub fn client<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -314,6 +332,10 @@ impl Bridge {
                 Waiter::Subscription { fail, .. } => drop(fail.bind(py).call1((closed.value(py),))?),
             }
         }
+        if self.forks != runtime::forks() {
+            // The selector is the parent's: epoll would forget the descriptor there, too.
+            return Ok(());
+        }
         match &*self.waker {
             Waker::Fd(fd) => {
                 if !self.event_loop.bind(py).call_method0(intern!(py, "is_closed"))?.is_truthy()? {
@@ -331,14 +353,18 @@ impl Bridge {
         let this = slf.get();
         match event {
             Event::Response { token, message, request_topic, latency } => {
-                let Some(Waiter::Call(slot, Waiting::Request(decode))) = this.take(token) else { return Ok(()) };
-                slot.complete(py, message::outcome(py, message, &request_topic, latency.as_secs_f64(), decode))
+                let Some(Waiter::Call(slot, Waiting::Request(decode))) = this.take(token) else {
+                    return Ok(());
+                };
+                slot.complete(
+                    py,
+                    message::outcome(py, message, &request_topic, latency.as_secs_f64(), decode),
+                )
             }
             Event::Request { responder, delivery, message, deadline } => {
                 let Some(responder) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
                 let (options, runner) = &*responder.0;
-                let request =
-                    message::Request::incoming(slf, options.clone(), delivery, message, deadline)?;
+                let request = message::Request::incoming(slf, options.clone(), delivery, message, deadline)?;
                 let coroutine = runner.bind(py).call1((request.clone_ref(py),))?;
                 let task = this.create_task.bind(py).call1((coroutine,))?;
                 if !request.get().is_over() {
@@ -355,7 +381,9 @@ impl Bridge {
                 Ok(())
             }
             Event::Published { token, puback } => {
-                let Some(Waiter::Call(slot, Waiting::Publish(topic))) = this.take(token) else { return Ok(()) };
+                let Some(Waiter::Call(slot, Waiting::Publish(topic))) = this.take(token) else {
+                    return Ok(());
+                };
                 let outcome = if puback.reason_code.is_error() {
                     let (reason_code, reason_string) = (puback.reason_code, puback.reason_string);
                     Err(errors::to_py(py, &Error::Publish { topic, reason_code, reason_string }))
@@ -403,6 +431,14 @@ impl Bridge {
                 this.on_event.bind(py).call1(("disconnected", (code, detail, final_)))?;
                 Ok(())
             }
+            Event::Ask(question) => {
+                let (kind, data, more) = match &question {
+                    Question::Connect => ("connect", None, true),
+                    Question::Challenge { data, more } => ("challenge", Some(PyBytes::new(py, data)), *more),
+                };
+                this.on_event.bind(py).call1(("ask", (slf, kind, data, more)))?;
+                Ok(())
+            }
             Event::Reconnecting { attempt, delay } => {
                 this.on_event.bind(py).call1(("reconnecting", (attempt, delay.as_secs_f64())))?;
                 Ok(())
@@ -424,7 +460,9 @@ impl Bridge {
         if let Waker::Fd(fd) = &*this.waker {
             fd.clear();
         }
-        logging::drain(py)?;
+        if let Err(error) = logging::drain(py) {
+            this.complain(py, &error)?;
+        }
         let mut events = std::mem::take(&mut this.lock().events);
         this.mailbox.take(&mut events);
         for event in events.drain(..) {
@@ -433,6 +471,30 @@ impl Bridge {
             }
         }
         this.lock().events = events;
+        Ok(())
+    }
+
+    /// Answers what the connection asked for.
+    #[pyo3(signature = (*, username=None, password=None, data=None, error=None))]
+    fn answer(
+        &self,
+        username: Option<String>,
+        password: Option<&Bound<'_, PyAny>>,
+        data: Option<&[u8]>,
+        error: Option<String>,
+    ) -> PyResult<()> {
+        if self.detached.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let answer = match error {
+            Some(why) => Err(why),
+            None => Ok(Answer {
+                username,
+                password: password.map(secret).transpose()?.flatten(),
+                data: data.map(bytes::Bytes::copy_from_slice),
+            }),
+        };
+        self.tell(Command::Answer(answer));
         Ok(())
     }
 
@@ -458,11 +520,11 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        if let Waker::Thread(thread) = &*self.waker {
-            thread.stop();
-        }
-        // A client that nobody closed and nobody holds: its connection ends with it.
         if self.forks == runtime::forks() {
+            if let Waker::Thread(thread) = &*self.waker {
+                thread.stop();
+            }
+            // A client that nobody closed and nobody holds: its connection ends with it.
             self.queue.push(Command::Disconnect { token: None });
         }
     }
@@ -490,8 +552,8 @@ impl Inner {
 
 fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
     static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let running =
-        RUNNING.get_or_try_init(py, || PyResult::Ok(py.import("asyncio")?.getattr("_get_running_loop")?.unbind()))?;
+    let running = RUNNING
+        .get_or_try_init(py, || PyResult::Ok(py.import("asyncio")?.getattr("_get_running_loop")?.unbind()))?;
     let running = running.bind(py).call0()?;
     Ok((!running.is_none()).then_some(running))
 }
@@ -508,4 +570,3 @@ fn task_factory(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Py<Py
     let partial = py.import("functools")?.getattr("partial")?;
     Ok(partial.call((py.import("asyncio")?.getattr("Task")?,), Some(&options))?.unbind())
 }
-

@@ -106,16 +106,25 @@ pub(super) struct WakeThread {
 }
 
 impl WakeThread {
-    pub fn start(self: &Arc<Self>, call_soon_threadsafe: Py<PyAny>, drain: Py<PyAny>) -> std::io::Result<()> {
+    /// `bridge` is a weak reference to the one that the loop is to drain.
+    pub fn start(
+        self: &Arc<Self>,
+        call_soon_threadsafe: Py<PyAny>,
+        bridge: Py<PyAny>,
+    ) -> std::io::Result<()> {
         let this = self.clone();
         std::thread::Builder::new().name("reqtt-wake".into()).spawn(move || {
-            while this.wait() {
-                // A loop that is closed meanwhile has nobody left to tell.
-                if Python::attach(|py| call_soon_threadsafe.call1(py, (&drain,)).map(drop)).is_err() {
-                    break;
+            // A loop that is closed meanwhile has nobody left to tell. The error ends here, under the
+            // interpreter's lock.
+            let tell = |py: Python<'_>| {
+                let bridge = bridge.call0(py)?;
+                if !bridge.is_none(py) {
+                    call_soon_threadsafe.call1(py, (bridge.getattr(py, "drain")?,))?;
                 }
-            }
-            Python::attach(|_| drop((call_soon_threadsafe, drain)));
+                PyResult::Ok(())
+            };
+            while this.wait() && Python::attach(|py| tell(py).is_ok()) {}
+            Python::attach(|_| drop((call_soon_threadsafe, bridge)));
         })?;
         Ok(())
     }

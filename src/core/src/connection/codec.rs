@@ -2,14 +2,14 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::mqttbytes::v5::{
-    ConnAck as ConnAckPacket, Connect, ConnectAuth, ConnectProperties, ConnectReturnCode, Disconnect,
-    DisconnectProperties, DisconnectReasonCode, LastWill, LastWillProperties, Packet, Publish,
-    PublishProperties, RetainForwardRule, Subscribe, SubscribeFilter, SubscribeProperties,
+    Auth, AuthProperties, AuthReasonCode, ConnAck as ConnAckPacket, Connect, ConnectAuth, ConnectProperties,
+    ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, LastWill, LastWillProperties,
+    Packet, Publish, PublishProperties, RetainForwardRule, Subscribe, SubscribeFilter, SubscribeProperties,
     SubscribeReasonCode,
 };
 use rumqttc::mqttbytes::{Error as CodecError, QoS, check};
 
-use crate::command::SubscribeOptions;
+use crate::command::{Answer, SubscribeOptions};
 use crate::error::ReasonCode;
 use crate::message::{ConnAck, Message, Properties};
 use crate::options::{Options, Will};
@@ -23,9 +23,10 @@ pub(super) const fn qos(number: u8) -> QoS {
 }
 
 /// The CONNECT that opens (or resumes) a session.
-pub(super) fn connect(options: &Options, client_id: &str, clean_start: bool) -> Packet {
+pub(super) fn connect(options: &Options, client_id: &str, clean_start: bool, answer: Answer) -> Packet {
     let properties = ConnectProperties {
-        session_expiry_interval: (options.session_expiry_interval > 0).then_some(options.session_expiry_interval),
+        session_expiry_interval: (options.session_expiry_interval > 0)
+            .then_some(options.session_expiry_interval),
         receive_maximum: Some(options.receive_maximum),
         max_packet_size: Some(options.maximum_packet_size),
         topic_alias_max: (options.topic_alias_maximum > 0).then_some(options.topic_alias_maximum),
@@ -33,12 +34,13 @@ pub(super) fn connect(options: &Options, client_id: &str, clean_start: bool) -> 
         // Reason strings are what an error message is made of (the default, section 3.1.2.11.7).
         request_problem_info: None,
         user_properties: options.user_properties.clone(),
-        authentication_method: None,
-        authentication_data: None,
+        authentication_method: options.authentication_method.clone(),
+        authentication_data: answer.data,
     };
     let (username, password) = options.credentials();
-    let username = username.map(str::to_owned);
-    let password = password.map(|secret| Bytes::copy_from_slice(secret.as_bytes()));
+    let username = answer.username.or_else(|| username.map(str::to_owned));
+    let password =
+        answer.password.as_ref().or(password).map(|secret| Bytes::copy_from_slice(secret.as_bytes()));
     let auth = match (username, password) {
         (None, None) => ConnectAuth::None,
         (Some(username), None) => ConnectAuth::Username { username },
@@ -72,11 +74,12 @@ fn last_will(will: &Will) -> LastWill {
     }
 }
 
-/// The CONNACK in our terms, defaults filled in (section 3.2.2.3).
-pub(super) fn connack(packet: ConnAckPacket) -> ConnAck {
+/// The CONNACK in our terms, defaults filled in (section 3.2.2.3); and the last word of enhanced
+/// authentication.
+pub(super) fn connack(packet: ConnAckPacket) -> (ConnAck, Option<Bytes>) {
     let properties = packet.properties.unwrap_or_else(no_connack_properties);
     let flag = |value: Option<u8>| value != Some(0);
-    ConnAck {
+    let connack = ConnAck {
         session_present: packet.session_present,
         reason_code: ReasonCode(connect_code(packet.code)),
         assigned_client_identifier: properties.assigned_client_identifier,
@@ -94,7 +97,8 @@ pub(super) fn connack(packet: ConnAckPacket) -> ConnAck {
         server_keep_alive: properties.server_keep_alive,
         response_information: properties.response_information,
         server_reference: properties.server_reference,
-    }
+    };
+    (connack, properties.authentication_data)
 }
 
 const fn no_connack_properties() -> rumqttc::mqttbytes::v5::ConnAckProperties {
@@ -191,6 +195,9 @@ pub(super) fn message(packet: Publish) -> Message {
     }
 }
 
+/// Frames up to this size are copied out of the read buffer.
+const COPY_UP_TO: usize = 4096;
+
 /// One packet from the broker.
 pub(super) enum Incoming {
     Publish { message: Message, pkid: u16, alias: Option<u16> },
@@ -214,7 +221,15 @@ pub(super) fn read(input: &mut BytesMut, maximum: u32) -> Result<Option<Incoming
     let length = header.frame_length();
     match input[0] >> 4 {
         3 => {
-            let frame = input.split_to(length).freeze();
+            // A small message gets a buffer of its own: as a slice it would hold all that was read with it, for
+            // as long as anybody keeps it, and the read buffer could not be used again.
+            let frame = if length <= COPY_UP_TO {
+                let copy = Bytes::copy_from_slice(&input[..length]);
+                input.advance(length);
+                copy
+            } else {
+                input.split_to(length).freeze()
+            };
             read_publish(frame).map(Some)
         }
         14 if input[..length.min(2)] == [0xE0, 1] => {
@@ -267,8 +282,12 @@ fn read_properties(mut bytes: Bytes) -> Result<(Properties, Option<u16>), CodecE
         let kind = bytes.get_u8();
         let malformed = |_| CodecError::MalformedPacket;
         let repeated = match kind {
-            0x01 => properties.payload_format_indicator.replace(bytes.try_get_u8().map_err(malformed)?).is_some(),
-            0x02 => properties.message_expiry_interval.replace(bytes.try_get_u32().map_err(malformed)?).is_some(),
+            0x01 => {
+                properties.payload_format_indicator.replace(bytes.try_get_u8().map_err(malformed)?).is_some()
+            }
+            0x02 => {
+                properties.message_expiry_interval.replace(bytes.try_get_u32().map_err(malformed)?).is_some()
+            }
             0x03 => properties.content_type.replace(text(&mut bytes)?).is_some(),
             0x08 => properties.response_topic.replace(text(&mut bytes)?).is_some(),
             0x09 => properties.correlation_data.replace(binary(&mut bytes)?).is_some(),
@@ -375,6 +394,16 @@ pub(super) fn disconnect(reason_code: DisconnectReasonCode, reason_string: Optio
     })
 }
 
+pub(super) fn auth(code: AuthReasonCode, options: &Options, data: Option<Bytes>) -> Packet {
+    let properties = AuthProperties {
+        method: options.authentication_method.clone(),
+        data,
+        reason: None,
+        user_properties: Vec::new(),
+    };
+    Packet::Auth(Auth { code, properties: Some(properties) })
+}
+
 /// Writes a packet whose size and strings were checked before.
 pub(super) fn write(packet: &Packet, out: &mut BytesMut) {
     let start = out.len();
@@ -438,7 +467,8 @@ mod tests {
         let mut frame = vec![0x30, 0, 0, 1, b't', 10, 11, 1, 11, 2, 11, 3, 11, 4, 11, 5];
         frame.extend_from_slice(b"payload");
         frame[1] = u8::try_from(frame.len() - 2).unwrap();
-        let Some(Incoming::Publish { message, .. }) = read(&mut BytesMut::from(&frame[..]), 1000).unwrap() else {
+        let Some(Incoming::Publish { message, .. }) = read(&mut BytesMut::from(&frame[..]), 1000).unwrap()
+        else {
             panic!("no PUBLISH");
         };
         assert_eq!(message.properties.subscription_identifiers, [1, 2, 3, 4, 5]);

@@ -2,6 +2,7 @@
 //! the order in which they arrived.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use rumqttc::mqttbytes::v5::Publish;
 use slab::Slab;
@@ -107,6 +108,8 @@ struct Delivery {
     qos: u8,
     /// How many still work on it.
     users: u32,
+    /// When nobody waits for its response any more.
+    expires: Option<Instant>,
 }
 
 /// QoS 1 and 2 messages received and not yet acknowledged. Their numbers never repeat, so that a late
@@ -118,16 +121,26 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    pub fn add(&mut self, pkid: u16, qos: u8, users: u32) -> u64 {
-        self.queue.push_back(Delivery { pkid, qos, users });
+    pub fn add(&mut self, pkid: u16, qos: u8, users: u32, expires: Option<Instant>) -> u64 {
+        self.queue.push_back(Delivery { pkid, qos, users, expires });
         self.first + self.queue.len() as u64 - 1
+    }
+
+    /// It has other users than were known when it came.
+    pub fn set_users(&mut self, number: u64, users: u32, expires: Option<Instant>) {
+        if let Some(delivery) = self.get_mut(number) {
+            delivery.users = users;
+            delivery.expires = expires;
+        }
+    }
+
+    fn get_mut(&mut self, number: u64) -> Option<&mut Delivery> {
+        self.queue.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
     /// One user is done with it.
     pub fn done(&mut self, number: u64) {
-        if let Some(delivery) =
-            number.checked_sub(self.first).and_then(|index| self.queue.get_mut(usize::try_from(index).ok()?))
-        {
+        if let Some(delivery) = self.get_mut(number) {
             delivery.users = delivery.users.saturating_sub(1);
         }
     }
@@ -138,6 +151,22 @@ impl Deliveries {
         self.queue.pop_front();
         self.first += 1;
         Some((pkid, qos))
+    }
+
+    /// When the delivery that holds up the others may be acknowledged whatever its handler does: then its
+    /// requester has given up, and a slow handler must not stand in the way of the rest any longer.
+    pub fn expires(&self) -> Option<Instant> {
+        self.queue.front().and_then(|delivery| delivery.expires)
+    }
+
+    /// Lets go of expired deliveries at the front.
+    pub fn expire(&mut self, now: Instant) {
+        for delivery in &mut self.queue {
+            if delivery.expires.is_none_or(|expires| expires > now) {
+                break;
+            }
+            delivery.users = 0;
+        }
     }
 
     pub fn holds(&self, pkid: u16) -> bool {

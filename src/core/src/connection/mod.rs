@@ -23,13 +23,18 @@ use tokio_util::io::poll_read_buf;
 
 use self::session::{Lost, Session};
 use self::transport::{Connector, Stream};
-use crate::command::{Command, CommandQueue, Counters, Event, Token, count};
+use crate::command::{Answer, Command, CommandQueue, Counters, Event, Question, Token, count};
 use crate::error::{Error, Result};
 use crate::mailbox::Mailbox;
 use crate::options::{Options, Reconnect};
 
 /// How much is read at a time.
 const READ_SIZE: usize = 64 * 1024;
+/// After a read of this many packets more are on their way: a moment later they come in one read.
+const BURST: usize = 4;
+/// That moment. Each packet that wakes us alone costs the broker a wake-up, and us two: gathering is worth
+/// a third of the throughput and two thirds of the CPU at 100 requests in flight, and a lone request never waits.
+const LULL: Duration = Duration::from_micros(100);
 /// How long a good-bye may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// A timer that is always armed costs less than one that comes and goes.
@@ -50,6 +55,8 @@ struct Driver {
     session: Session,
     /// Kept from one connection to the next: it has read the trusted authorities.
     connector: Option<Connector>,
+    /// What the caller answered to the latest question.
+    answer: Option<Result<Answer, String>>,
     /// Scratch for a batch.
     commands: Vec<Command>,
 }
@@ -62,7 +69,16 @@ pub async fn run(
     counters: Arc<Counters>,
 ) {
     let session = Session::new(options.clone(), counters.clone(), Instant::now());
-    let mut driver = Driver { options, queue, mailbox, counters, session, connector: None, commands: Vec::new() };
+    let mut driver = Driver {
+        options,
+        queue,
+        mailbox,
+        counters,
+        session,
+        connector: None,
+        answer: None,
+        commands: Vec::new(),
+    };
     let token = driver.live().await;
     driver.session.events().extend(token.map(|token| Event::Done { token }));
     driver.deliver();
@@ -234,7 +250,12 @@ impl Driver {
             Err(Error::Connect { detail, .. }) => return Outcome::Ready(Lost::because(detail)),
             Err(error) => return Outcome::Ready(Lost::because(error.to_string())),
         };
-        self.session.open(Instant::now());
+        let answer = match self.ask(deadline).await {
+            Outcome::Closing(token) => return Outcome::Closing(token),
+            Outcome::Ready(Err(lost)) => return Outcome::Ready(lost),
+            Outcome::Ready(Ok(answer)) => answer,
+        };
+        self.session.open(answer, Instant::now());
         match self.serve(&mut stream, deadline).await {
             Ok(token) => {
                 self.session.close();
@@ -243,11 +264,47 @@ impl Driver {
             }
             Err(lost) => {
                 // A DISCONNECT that says why, if the network still takes it.
-                let _ = timeout(Duration::from_millis(100), stream.write_all_buf(&mut self.session.out)).await;
+                let _ =
+                    timeout(Duration::from_millis(100), stream.write_all_buf(&mut self.session.out)).await;
                 self.session.disconnected(&lost);
                 Outcome::Ready(lost)
             }
         }
+    }
+
+    /// Asks for what CONNECT has to say and only the caller knows.
+    async fn ask(&mut self, deadline: Instant) -> Outcome<Result<Answer, Lost>> {
+        if !self.options.ask_credentials && self.options.authentication_method.is_none() {
+            return Outcome::Ready(Ok(Answer::default()));
+        }
+        self.answer = None;
+        self.session.events().push(Event::Ask(Question::Connect));
+        let queue = self.queue.clone();
+        while Instant::now() < deadline {
+            self.deliver();
+            let tick = self.session.deadline().map_or(deadline, |tick| tick.min(deadline));
+            tokio::select! {
+                biased;
+                () = queue.bell.notified() => {}
+                () = sleep_until(tick.into()) => {}
+            }
+            if let Some(token) = self.take_commands() {
+                self.session.close();
+                return Outcome::Closing(token);
+            }
+            let _ = self.session.tick(Instant::now());
+            match self.answer.take() {
+                Some(Ok(answer)) => return Outcome::Ready(Ok(answer)),
+                Some(Err(why)) => {
+                    return Outcome::Ready(Err(Lost::because(format!(
+                        "no credentials to connect with: {why}"
+                    ))));
+                }
+                None => {}
+            }
+        }
+        let detail = "the credentials or the authenticator gave no answer in time (connect_timeout)";
+        Outcome::Ready(Err(Lost::because(detail)))
     }
 
     /// Waits for something while there is no connection: commands are taken in, deadlines are kept.
@@ -289,6 +346,7 @@ impl Driver {
                 command if closing.is_some() => self.session.refuse(command, &Error::ClientClosed),
                 Command::Disconnect { token } => closing = Some(token),
                 Command::Connect { token } => self.session.connect_again(token),
+                Command::Answer(answer) => self.answer = Some(answer),
                 command => self.session.command(command, now),
             }
         }
@@ -302,6 +360,7 @@ impl Driver {
         let mut input = BytesMut::with_capacity(READ_SIZE);
         let mut timer = pin!(sleep_until((Instant::now() + FAR).into()));
         let mut bell = pin!(queue.bell.notified());
+        let mut burst = false;
         if let Some(token) = self.take_commands() {
             return Ok(token);
         }
@@ -315,12 +374,16 @@ impl Driver {
                 let mut wrote = 0;
                 while !session.out.is_empty() {
                     match Pin::new(&mut *stream).poll_write(cx, &session.out) {
-                        Poll::Ready(Ok(0)) => return Poll::Ready(Err(Lost::because("the connection takes no more bytes"))),
+                        Poll::Ready(Ok(0)) => {
+                            return Poll::Ready(Err(Lost::because("the connection takes no more bytes")));
+                        }
                         Poll::Ready(Ok(written)) => {
                             session.out.advance(written);
                             wrote += written;
                         }
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::because(transport::describe(&error)))),
+                        Poll::Ready(Err(error)) => {
+                            return Poll::Ready(Err(Lost::because(transport::describe(&error))));
+                        }
                         Poll::Pending => break,
                     }
                 }
@@ -332,15 +395,22 @@ impl Driver {
                     count(&counters.bytes_sent, wrote as u64);
                     session.written(Instant::now());
                 }
+                if std::mem::take(&mut burst) {
+                    lull(Arc::as_ptr(&queue) as usize);
+                }
                 input.reserve(READ_SIZE / 4);
                 let mut woken = wrote > 0 && !session.out.is_empty();
                 match poll_read_buf(Pin::new(&mut *stream), cx, &mut input) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(Lost::because("the broker closed the connection"))),
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(Lost::because("the broker closed the connection")));
+                    }
                     Poll::Ready(Ok(read)) => {
                         count(&counters.bytes_received, read as u64);
                         return Poll::Ready(Ok(true));
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Lost::because(transport::describe(&error)))),
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(Lost::because(transport::describe(&error))));
+                    }
                     Poll::Pending => {}
                 }
                 if bell.as_mut().poll(cx).is_ready() {
@@ -353,10 +423,16 @@ impl Driver {
             .await?;
             let now = Instant::now();
             if woken {
-                self.session.input(&mut input, now)?;
+                burst = self.session.input(&mut input, now)? >= BURST;
+                if self.session.out.is_empty() {
+                    stream.acknowledge_now();
+                }
             }
             if let Some(token) = self.take_commands() {
                 return Ok(token);
+            }
+            if let Some(answer) = self.answer.take() {
+                self.session.answer(answer, now)?;
             }
             self.session.tick(now)?;
             if !self.session.online() && now >= handshake {
@@ -369,7 +445,9 @@ impl Driver {
 
     /// Sets the timer earlier where needed. One that fires too early costs less than one moved at each turn.
     fn arm(&self, mut timer: Pin<&mut Sleep>, handshake: Instant) {
-        let deadline = if self.session.online() { self.session.deadline() } else {
+        let deadline = if self.session.online() {
+            self.session.deadline()
+        } else {
             Some(self.session.deadline().map_or(handshake, |deadline| deadline.min(handshake)))
         };
         let deadline = deadline.unwrap_or_else(|| Instant::now() + FAR).into();
@@ -407,5 +485,20 @@ impl Driver {
 
     fn deliver(&mut self) {
         self.mailbox.append(self.session.events());
+    }
+}
+
+thread_local! {
+    /// Whose the latest pause was, and when it ended.
+    static LAST_LULL: std::cell::Cell<(usize, Option<Instant>)> = const { std::cell::Cell::new((0, None)) };
+}
+
+/// Lets packets gather. Connections share the I/O thread, so they share its pauses, too: one that comes right
+/// after another's has gathered already.
+fn lull(connection: usize) {
+    let (other, last) = LAST_LULL.get();
+    if other == connection || last.is_none_or(|last| last.elapsed() >= LULL) {
+        std::thread::sleep(LULL);
+        LAST_LULL.set((connection, Some(Instant::now())));
     }
 }

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::Error as CodecError;
 use rumqttc::mqttbytes::v5::{
-    DisconnectReasonCode, Packet, PubAck as PubAckPacket, PubComp, PubRec, PubRel, Publish,
+    AuthReasonCode, DisconnectReasonCode, Packet, PubAck as PubAckPacket, PubComp, PubRec, PubRel, Publish,
 };
 
 use super::codec::{self, Incoming};
 use super::inflight::{Awaiting, Deliveries, InFlight, InFlights, Sender};
-use crate::command::{Command, Counters, Event, SubscribeOptions, Token, count};
+use crate::command::{Answer, Command, Counters, Event, Question, SubscribeOptions, Token, count};
 use crate::correlation::{Ended, SlotId};
 use crate::effects::{Effects, Owner};
 use crate::error::{Error, ReasonCode, Result};
@@ -26,6 +26,8 @@ use crate::topic;
 
 /// Above this many unwritten bytes nothing new is encoded: the broker is slower than we are.
 const HIGH_WATER: usize = 4 * 1024 * 1024;
+/// How long a message of a resumed session waits for its responder or subscription to open.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a PINGRESP may take, in a connection whose keep alive is longer.
 const PING_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -95,6 +97,10 @@ pub(super) struct Session {
     connack: Option<Arc<ConnAck>>,
     client_id: String,
     connect_token: Option<Token>,
+    /// A CONNACK whose authentication data is being checked.
+    held: Option<ConnAck>,
+    /// Who waits for the end of a re-authentication.
+    reauthenticating: Option<Token>,
     /// How many connections of this object were accepted.
     connects: u64,
     in_flights: InFlights,
@@ -102,6 +108,10 @@ pub(super) struct Session {
     deliveries: Deliveries,
     /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
     unreleased: HashSet<u16>,
+    /// Whether the first connection found a session: messages may be older than those they are for.
+    resumed: bool,
+    /// Messages of that session that nobody is there for yet, with the time they came.
+    unclaimed: VecDeque<(Instant, Message, Option<u64>)>,
     aliases: HashMap<u16, Bytes>,
     subs: HashMap<Owner, Sub>,
     users: HashMap<Token, UserSubscription>,
@@ -129,11 +139,15 @@ impl Session {
             state: State::Offline,
             connack: None,
             connect_token: None,
+            held: None,
+            reauthenticating: None,
             connects: 0,
             in_flights: InFlights::default(),
             queue: VecDeque::new(),
             deliveries: Deliveries::default(),
             unreleased: HashSet::new(),
+            resumed: false,
+            unclaimed: VecDeque::new(),
             aliases: HashMap::new(),
             subs: HashMap::new(),
             users: HashMap::new(),
@@ -181,12 +195,14 @@ impl Session {
     }
 
     /// Opens a connection: writes CONNECT.
-    pub fn open(&mut self, now: Instant) {
+    pub fn open(&mut self, answer: Answer, now: Instant) {
         self.out.clear();
         // A later connection of this object resumes its own session, where the broker keeps one.
-        let clean_start = if self.known() { self.options.session_expiry_interval == 0 } else { self.options.clean_start };
-        codec::write(&codec::connect(&self.options, &self.client_id, clean_start), &mut self.out);
+        let clean_start =
+            if self.known() { self.options.session_expiry_interval == 0 } else { self.options.clean_start };
+        codec::write(&codec::connect(&self.options, &self.client_id, clean_start, answer), &mut self.out);
         self.state = State::Handshake;
+        self.held = None;
         self.last_sent = now;
         self.last_received = now;
         self.pinged = None;
@@ -204,7 +220,10 @@ impl Session {
             }
             Command::Cancel { token } => self.requesters.cancel(token, &mut self.effects),
             Command::Acknowledge { delivery } => self.deliveries.done(delivery),
-            Command::OpenRequester { requester, options } => self.requesters.open(requester, options),
+            Command::OpenRequester { requester, options } => {
+                self.requesters.open(requester, options);
+                self.claim(now);
+            }
             Command::DrainRequester { token, requester } => {
                 self.requesters.drain(token, requester, &mut self.effects);
             }
@@ -212,11 +231,15 @@ impl Session {
             Command::Publish { token, message } => {
                 self.queue.push_back(Queued::Message(Box::new((message, Sender::User(token), Vec::new()))));
             }
-            Command::Subscribe { token, filters, options } => self.subscribe_user(token, filters, &options),
+            Command::Subscribe { token, filters, options } => {
+                self.subscribe_user(token, filters, &options);
+                self.claim(now);
+            }
             Command::Unsubscribe { token } => self.unsubscribe_user(token),
             Command::OpenResponder { token, responder, options } => {
                 self.responders.open(responder, token, options, &mut self.effects);
                 self.responders_changed();
+                self.claim(now);
             }
             Command::Drain { token, responders } => {
                 self.responders.drain(token, responders, &mut self.effects);
@@ -224,10 +247,23 @@ impl Session {
                 self.responders.settle_drains(&mut self.effects);
             }
             Command::CloseResponders { responders } => self.responders.close(&responders, &mut self.effects),
-            Command::Connect { .. } | Command::Disconnect { .. } => {
-                unreachable!("the driver carries out Connect and Disconnect itself")
+            Command::Reauthenticate { token, data } => self.reauthenticate(token, data),
+            Command::Connect { .. } | Command::Disconnect { .. } | Command::Answer(_) => {
+                unreachable!("the driver carries these out itself")
             }
         }
+    }
+
+    fn reauthenticate(&mut self, token: Token, data: Bytes) {
+        if !self.online() || self.options.authentication_method.is_none() {
+            let error = Error::InvalidArgument(
+                "there is nothing to authenticate again: it takes a connection that was opened with an authenticator".into(),
+            );
+            return self.effects.events.push(Event::Failed { token, error });
+        }
+        self.reauthenticating = Some(token);
+        let packet = codec::auth(AuthReasonCode::ReAuthenticate, &self.options, Some(data));
+        codec::write(&packet, &mut self.out);
     }
 
     fn responders_changed(&mut self) {
@@ -294,7 +330,9 @@ impl Session {
         if !self.effects.drained.is_empty() {
             self.drained.append(&mut self.effects.drained);
         }
-        if !self.drained.is_empty() && (self.queue.is_empty() || self.state == State::Offline && !self.known()) {
+        if !self.drained.is_empty()
+            && (self.queue.is_empty() || self.state == State::Offline && !self.known())
+        {
             self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
         }
         self.counters.in_flight.store(self.in_flights.publishes() as u64, Ordering::Relaxed);
@@ -454,7 +492,8 @@ impl Session {
     }
 
     fn write_subscribe(&mut self, owner: Owner, sub: &mut Sub) {
-        let identifiers = self.connack.as_ref().is_some_and(|connack| connack.subscription_identifiers_available);
+        let identifiers =
+            self.connack.as_ref().is_some_and(|connack| connack.subscription_identifiers_available);
         let Some(pkid) = self.in_flights.vacant() else {
             let error = Error::Subscribe {
                 topic_filter: sub.filter.clone(),
@@ -505,7 +544,8 @@ impl Session {
             return self.unsubscribed(owner);
         }
         let Some(pkid) = self.in_flights.vacant() else { return self.unsubscribed(owner) };
-        let packet = rumqttc::mqttbytes::v5::Unsubscribe { pkid, filters: vec![sub.filter], properties: None };
+        let packet =
+            rumqttc::mqttbytes::v5::Unsubscribe { pkid, filters: vec![sub.filter], properties: None };
         codec::write(&Packet::Unsubscribe(packet), &mut self.out);
         self.in_flights.insert(InFlight::Unsubscribe(owner));
     }
@@ -517,10 +557,11 @@ impl Session {
         }
     }
 
-    /// Reads all complete packets of `input`.
-    pub fn input(&mut self, input: &mut BytesMut, now: Instant) -> Result<(), Lost> {
+    /// Reads all complete packets of `input`; gives how many.
+    pub fn input(&mut self, input: &mut BytesMut, now: Instant) -> Result<usize, Lost> {
         self.last_received = now;
         self.pinged = None;
+        let mut packets = 0;
         loop {
             match codec::read(input, self.options.maximum_packet_size) {
                 Ok(None) => break,
@@ -531,9 +572,10 @@ impl Session {
                 Ok(Some(Incoming::Other(packet))) => self.packet(packet, now)?,
                 Err(error) => return Err(self.unreadable(&error, input)),
             }
+            packets += 1;
         }
         self.settle(now);
-        Ok(())
+        Ok(packets)
     }
 
     fn unreadable(&mut self, error: &CodecError, input: &BytesMut) -> Lost {
@@ -557,7 +599,28 @@ impl Session {
 
     fn packet(&mut self, packet: Packet, now: Instant) -> Result<(), Lost> {
         match (packet, self.state) {
-            (Packet::ConnAck(packet), State::Handshake) => self.connack(codec::connack(packet), now)?,
+            (Packet::ConnAck(packet), State::Handshake) if self.held.is_none() => {
+                let (connack, data) = codec::connack(packet);
+                match data.filter(|_| self.options.authentication_method.is_some()) {
+                    // The broker's last word proves that it knows us: it is checked before it is believed.
+                    Some(data) if connack.reason_code == ReasonCode::SUCCESS => {
+                        self.held = Some(connack);
+                        self.effects.events.push(Event::Ask(Question::Challenge { data, more: false }));
+                    }
+                    _ => self.connack(connack, now)?,
+                }
+            }
+            (Packet::Auth(auth), State::Handshake | State::Online)
+                if self.options.authentication_method.is_some() =>
+            {
+                let data = auth.properties.and_then(|properties| properties.data).unwrap_or_default();
+                let more = auth.code != AuthReasonCode::Success;
+                if more || !data.is_empty() {
+                    self.effects.events.push(Event::Ask(Question::Challenge { data, more }));
+                } else {
+                    self.authenticated();
+                }
+            }
             (Packet::PubAck(ack), State::Online) => {
                 let reason_string = ack.properties.and_then(|properties| properties.reason_string);
                 self.published(ack.pkid, Awaiting::Puback, ReasonCode(ack.reason as u8), reason_string);
@@ -575,7 +638,8 @@ impl Session {
             }
             (Packet::SubAck(ack), State::Online) => {
                 let reason_string = ack.properties.and_then(|properties| properties.reason_string);
-                let code = ack.return_codes.first().map_or(ReasonCode(0x80), |code| codec::suback_code(*code));
+                let code =
+                    ack.return_codes.first().map_or(ReasonCode(0x80), |code| codec::suback_code(*code));
                 self.suback(ack.pkid, code, reason_string);
             }
             (Packet::UnsubAck(ack), State::Online) => {
@@ -593,7 +657,9 @@ impl Session {
                 let again = code != ReasonCode::SESSION_TAKEN_OVER && !matches!(code.0, 0x8A | 0x9D);
                 let detail = match code.0 {
                     0x8E => "another connection uses this client_id: give each its own".to_owned(),
-                    _ => reason_string.clone().unwrap_or_else(|| "the broker ended the connection".to_owned()),
+                    _ => {
+                        reason_string.clone().unwrap_or_else(|| "the broker ended the connection".to_owned())
+                    }
                 };
                 return Err(Lost { reason_code: Some(code), reason_string, detail, again, invalid: false });
             }
@@ -605,6 +671,39 @@ impl Session {
     fn unexpected(&mut self, packet: &str) -> Lost {
         codec::write(&codec::disconnect(DisconnectReasonCode::ProtocolError, None), &mut self.out);
         Lost::because(format!("the broker sent {packet} where the protocol does not allow it"))
+    }
+
+    /// The caller's next word in enhanced authentication.
+    pub fn answer(&mut self, answer: Result<Answer, String>, now: Instant) -> Result<(), Lost> {
+        if self.state == State::Offline {
+            return Ok(());
+        }
+        match answer {
+            Ok(answer) => match (self.held.take(), answer.data) {
+                (Some(connack), _) => {
+                    self.connack(connack, now)?;
+                    self.settle(now);
+                }
+                (None, Some(data)) => {
+                    let packet = codec::auth(AuthReasonCode::Continue, &self.options, Some(data));
+                    codec::write(&packet, &mut self.out);
+                }
+                (None, None) => self.authenticated(),
+            },
+            Err(why) => {
+                self.held = None;
+                codec::write(&codec::disconnect(DisconnectReasonCode::NotAuthorized, None), &mut self.out);
+                return Err(Lost {
+                    again: self.known(),
+                    ..Lost::because(format!("authentication failed: {why}"))
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn authenticated(&mut self) {
+        self.effects.events.extend(self.reauthenticating.take().map(|token| Event::Done { token }));
     }
 
     fn connack(&mut self, connack: ConnAck, now: Instant) -> Result<(), Lost> {
@@ -629,13 +728,16 @@ impl Session {
             count(&self.counters.reconnects, 1);
         }
         self.connects += 1;
+        self.resumed = self.connects == 1 && connack.session_present;
         self.effects.events.push(Event::Connected {
             token: self.connect_token.take(),
             connack: connack.clone(),
             client_id: self.client_id.clone(),
         });
-        let naming =
-            Naming { client_id: self.client_id.clone(), response_information: connack.response_information.clone() };
+        let naming = Naming {
+            client_id: self.client_id.clone(),
+            response_information: connack.response_information.clone(),
+        };
         // Subscriptions first: nothing that waits for a response goes out before them.
         self.requesters.connected(&connack, naming, &mut self.effects);
         self.resubscribe(connack.session_present);
@@ -672,7 +774,8 @@ impl Session {
     fn resend(&mut self, now: Instant) {
         let nanos = self.nanos(now);
         for pkid in self.in_flights.publishes_in_order() {
-            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.get_mut(pkid) else {
+            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.get_mut(pkid)
+            else {
                 continue;
             };
             let expiry = match sender {
@@ -706,8 +809,10 @@ impl Session {
     /// The broker has no session: what it never acknowledged becomes new, in the old order.
     fn start_over(&mut self) {
         let later = std::mem::take(&mut self.queue);
+        let mut requests = Vec::new();
         for pkid in self.in_flights.publishes_in_order() {
-            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.remove(pkid) else {
+            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.remove(pkid)
+            else {
                 continue;
             };
             if awaiting == Awaiting::Pubcomp {
@@ -720,14 +825,23 @@ impl Session {
             }
             let message = codec::message(*packet);
             match sender {
-                Sender::Request(slot) => self.requesters.give_back(slot, Some(message), &mut self.effects),
+                Sender::Request(slot) => requests.push((slot, message)),
                 sender => self.queue.push_back(Queued::Message(Box::new((message, sender, Vec::new())))),
             }
         }
         self.queue.extend(later);
+        for (slot, message) in requests.into_iter().rev() {
+            self.requesters.write_again(slot, message);
+        }
     }
 
-    fn publish(&mut self, mut message: Message, pkid: u16, alias: Option<u16>, now: Instant) -> Result<(), Lost> {
+    fn publish(
+        &mut self,
+        mut message: Message,
+        pkid: u16,
+        alias: Option<u16>,
+        now: Instant,
+    ) -> Result<(), Lost> {
         if let Some(alias) = alias {
             self.resolve_alias(&mut message, alias)?;
         }
@@ -745,29 +859,76 @@ impl Session {
             // The same delivery again on the same connection: the first is still being worked on.
             return Ok(());
         }
+        let delivery = (qos > 0).then(|| self.deliveries.add(pkid, qos, 1, None));
+        if let Some(message) = self.hand_over(message, delivery, now) {
+            if self.resumed && delivery.is_some() {
+                // It waited in the broker's session for a responder or a subscription that is about to open.
+                self.unclaimed.push_back((now, message, delivery));
+            } else {
+                self.effects.acknowledge.extend(delivery);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a message to everyone it is for; gives it back if there is nobody.
+    fn hand_over(&mut self, message: Message, delivery: Option<u64>, now: Instant) -> Option<Message> {
         let response = self.requesters.expects(&message.topic);
         let request = self.responders.expects(message.topic());
-        let users: Vec<Token> = if self.users.is_empty() { Vec::new() } else { self.users_of(message.topic()) };
+        let users: Vec<Token> =
+            if self.users.is_empty() { Vec::new() } else { self.users_of(message.topic()) };
         let takers = u32::from(response) + u32::from(request) + u32::try_from(users.len()).unwrap_or(0);
-        let delivery = (qos > 0).then(|| self.deliveries.add(pkid, qos, takers));
+        if takers == 0 {
+            return Some(message);
+        }
+        if let Some(delivery) = delivery {
+            let expires = (request && users.is_empty())
+                .then_some(message.properties.message_expiry_interval)
+                .flatten()
+                .map(|seconds| now + Duration::from_secs(seconds.into()));
+            self.deliveries.set_users(delivery, takers, expires);
+        }
         for token in users {
             self.effects.events.push(Event::Message { token, message: message.clone(), delivery });
         }
         if response {
-            let nanos = self.nanos(now);
-            if request {
-                self.requesters.response(message.clone(), nanos, &mut self.effects);
-            } else {
-                self.requesters.response(message, nanos, &mut self.effects);
-                self.effects.acknowledge.extend(delivery);
-                return Ok(());
-            }
             self.effects.acknowledge.extend(delivery);
+            let nanos = self.nanos(now);
+            if !request {
+                self.requesters.response(message, nanos, &mut self.effects);
+                return None;
+            }
+            self.requesters.response(message.clone(), nanos, &mut self.effects);
         }
         if request {
             self.responders.request(message, delivery, now, &mut self.effects);
         }
-        Ok(())
+        None
+    }
+
+    /// Somebody new may be whom the messages of a resumed session are for.
+    fn claim(&mut self, now: Instant) {
+        for (since, message, delivery) in std::mem::take(&mut self.unclaimed) {
+            if let Some(message) = self.hand_over(message, delivery, now) {
+                self.unclaimed.push_back((since, message, delivery));
+            }
+        }
+    }
+
+    /// Nobody came for the oldest of them: they must not hold up the rest for ever.
+    fn let_go_of_unclaimed(&mut self, now: Instant) {
+        while self.unclaimed.front().is_some_and(|(since, ..)| now.duration_since(*since) >= CLAIM_PATIENCE)
+            && let Some((_, message, delivery)) = self.unclaimed.pop_front()
+        {
+            log::warn!(
+                target: "reqtt.connection",
+                "a message on \"{}\" waited in the session, but nobody here subscribes to it: dropped",
+                message.topic()
+            );
+            if let Some(delivery) = delivery {
+                self.deliveries.done(delivery);
+            }
+        }
     }
 
     fn users_of(&self, topic: &str) -> Vec<Token> {
@@ -790,7 +951,9 @@ impl Session {
         };
         let Some(topic) = known else {
             codec::write(&codec::disconnect(DisconnectReasonCode::TopicAliasInvalid, None), &mut self.out);
-            return Err(Lost::because("the broker used a topic alias that was never defined, or is too large"));
+            return Err(Lost::because(
+                "the broker used a topic alias that was never defined, or is too large",
+            ));
         };
         message.topic = topic;
         Ok(())
@@ -814,7 +977,13 @@ impl Session {
     }
 
     /// The last packet of a PUBLISH's exchange is there.
-    fn published(&mut self, pkid: u16, last: Awaiting, reason_code: ReasonCode, reason_string: Option<String>) {
+    fn published(
+        &mut self,
+        pkid: u16,
+        last: Awaiting,
+        reason_code: ReasonCode,
+        reason_string: Option<String>,
+    ) {
         match self.in_flights.get_mut(pkid) {
             Some(InFlight::Publish { awaiting, .. }) if *awaiting == last => {}
             _ => return,
@@ -867,9 +1036,19 @@ impl Session {
         let request = self.requesters.next_deadline().map(|nanos| self.origin + Duration::from_nanos(nanos));
         let ping = self.keep_alive().map(|keep_alive| match self.pinged {
             Some(pinged) => pinged + PING_PATIENCE.min(keep_alive),
-            None => self.last_sent + keep_alive,
+            None => self.last_exchange() + keep_alive,
         });
-        [request, ping.filter(|_| self.online())].into_iter().flatten().min()
+        let claim = self.unclaimed.front().map(|(since, ..)| *since + CLAIM_PATIENCE);
+        [request, ping.filter(|_| self.online()), self.deliveries.expires(), claim]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Since when one of the two directions is silent: a broker that takes everything and says nothing is
+    /// to be noticed, too.
+    fn last_exchange(&self) -> Instant {
+        self.last_sent.min(self.last_received)
     }
 
     fn keep_alive(&self) -> Option<Duration> {
@@ -886,12 +1065,20 @@ impl Session {
             self.requesters.expire(nanos, &mut self.effects);
             self.settle(now);
         }
+        if self.deliveries.expires().is_some_and(|expires| expires <= now) {
+            self.deliveries.expire(now);
+            self.acknowledge();
+        }
+        if !self.unclaimed.is_empty() {
+            self.let_go_of_unclaimed(now);
+            self.acknowledge();
+        }
         let Some(keep_alive) = self.keep_alive().filter(|_| self.online()) else { return Ok(()) };
         match self.pinged {
             Some(pinged) if now >= pinged + PING_PATIENCE.min(keep_alive) => {
                 return Err(Lost::because("the broker did not answer PINGREQ (Keep Alive timeout)"));
             }
-            None if now >= self.last_sent + keep_alive => {
+            None if now >= self.last_exchange() + keep_alive => {
                 codec::write(&Packet::PingReq, &mut self.out);
                 self.pinged = Some(now);
             }
@@ -915,6 +1102,7 @@ impl Session {
         self.out.clear();
         self.pinged = None;
         self.aliases.clear();
+        self.unclaimed.clear();
         for pkid in self.deliveries.forget() {
             // Without a PUBREC the broker delivers it again, and that is no duplicate.
             self.unreleased.remove(&pkid);
@@ -923,6 +1111,10 @@ impl Session {
             return;
         }
         // QoS 2 deliveries that have no PUBREC yet come again; those that have one wait for PUBREL.
+        if let Some(token) = self.reauthenticating.take() {
+            let error = Error::ConnectionLost { reason_code: lost.reason_code, detail: lost.detail.clone() };
+            self.effects.events.push(Event::Failed { token, error });
+        }
         self.responders.disconnected();
         let session = self.options.session_expiry_interval > 0;
         self.requesters.disconnected(session);
@@ -935,7 +1127,7 @@ impl Session {
         self.end_what_may_not_be_resent(lost);
         for queued in std::mem::take(&mut self.queue) {
             match queued {
-                Queued::Request(slot) => self.requesters.give_back(slot, None, &mut self.effects),
+                Queued::Request(slot) => self.requesters.wait_again(slot, &mut self.effects),
                 Queued::Message(mut message) => {
                     message.2.clear();
                     self.queue.push_back(Queued::Message(message));
@@ -948,12 +1140,16 @@ impl Session {
 
     fn end_what_may_not_be_resent(&mut self, lost: &Lost) {
         for pkid in self.in_flights.publishes_in_order() {
-            let Some(InFlight::Publish { sender: Sender::Request(slot), awaiting, .. }) = self.in_flights.get_mut(pkid)
+            let Some(InFlight::Publish { sender: Sender::Request(slot), awaiting, .. }) =
+                self.in_flights.get_mut(pkid)
             else {
                 continue;
             };
             let (slot, awaiting) = (*slot, *awaiting);
-            if awaiting == Awaiting::Pubcomp || !self.requesters.is_pending(slot) || self.requesters.may_resend(slot) {
+            if awaiting == Awaiting::Pubcomp
+                || !self.requesters.is_pending(slot)
+                || self.requesters.may_resend(slot)
+            {
                 continue;
             }
             let error = Error::ConnectionLost {
@@ -973,10 +1169,11 @@ impl Session {
     /// Nothing will be sent any more: ends all that waits.
     pub fn give_up(&mut self, error: &Error) {
         self.requesters.end_all(error, &mut self.effects);
-        let mut tokens: Vec<Token> = self.users.iter().map(|(token, _)| *token).collect();
+        let mut tokens: Vec<Token> = self.users.keys().copied().collect();
         self.users.clear();
         for pkid in self.in_flights.publishes_in_order() {
-            if let Some(InFlight::Publish { sender: Sender::User(token), .. }) = self.in_flights.remove(pkid) {
+            if let Some(InFlight::Publish { sender: Sender::User(token), .. }) = self.in_flights.remove(pkid)
+            {
                 tokens.push(token);
             }
         }
@@ -1005,6 +1202,7 @@ impl Session {
             Command::Request(request) => request.token,
             Command::Connect { token }
             | Command::Publish { token, .. }
+            | Command::Reauthenticate { token, .. }
             | Command::Subscribe { token, .. }
             | Command::OpenResponder { token, .. } => token,
             Command::Drain { token, .. }

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Builds the abi3 wheel and runs a part of the tests with it on every CPython from 3.11 up that is here.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+.venv/bin/maturin build --release --quiet --out "$work/dist"
+wheel=$(ls "$work"/dist/*.whl)
+echo "built $(basename "$wheel")"
+case "$wheel" in *-cp311-abi3-*) ;; *) echo "not an abi3 wheel for Python 3.11 and up" >&2; exit 1 ;; esac
+
+# Where interpreters usually are: on the PATH, and where pyenv keeps them.
+candidates=$(
+    for minor in 11 12 13 14 15; do command -v "python3.$minor" || true; done
+    ls "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 2>/dev/null || true
+)
+tried=" "
+for python in $candidates; do
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2] if sys.version_info >= (3, 11) and sys.implementation.name == "cpython" else "")' 2>/dev/null || true)
+    [ -n "$version" ] || continue
+    case "$tried" in *" $version "*) continue ;; esac
+    tried="$tried$version "
+    "$python" -m venv "$work/$version"
+    "$work/$version/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
+    "$work/$version/bin/python" -m pip install --quiet --group dev "$wheel"
+    echo "CPython $version:"
+    "$work/$version/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider --ignore tests/test_typing.py
+done
+[ "$tried" != " " ] || { echo "no CPython from 3.11 up was found" >&2; exit 1; }
