@@ -31,7 +31,7 @@ build: $(VENV)/built ## Build and install into .venv
 demo: build ## Play the main scene: a phone switches a bedroom light on
 	$(BIN)/python examples/light_in_bedroom.py
 
-test: lint test-rust test-python wheels ## Install what the tests need, and run them all
+test: lint test-rust test-python ## Install what the tests need, and run them all
 
 test-rust:
 	cargo test --locked --quiet

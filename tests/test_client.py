@@ -251,7 +251,7 @@ async def test_a_full_queue_holds_the_broker_back_and_loses_nothing(
         # Three are taken and acknowledged, five are under way, the rest stays with the broker.
         await c.publish(f"{topic}/settle")
         assert len(proxy.down(PUBLISH)) == 8
-        assert len([r for r in proxy.up(PUBACK)]) == 3
+        assert len(list(proxy.up(PUBACK))) == 3
         assert [m.text for m in await take(messages, 30)] == [str(n) for n in range(30)]
         assert messages.dropped == 0
     await proxy.wait_up(PUBACK, count=30)

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,8 @@ def native_threads(name: str = "") -> int:
     """Threads of this process, Python's own and others, whose name begins like this."""
     count = 0
     for task in Path("/proc/self/task").iterdir():
-        try:
+        with suppress(OSError):
             count += (task / "comm").read_text().startswith(name)
-        except OSError:
-            pass
     return count
 
 
@@ -301,15 +299,15 @@ def in_child(req, client, subscription):
     return said
 
 async def main():
-    async with reqtt.Requester(url) as req, reqtt.Client(url) as client, client.subscribe(topic + "/s") as messages:
+    async with reqtt.Requester(url) as req, reqtt.Client(url) as one, one.subscribe(topic + "/s") as got:
         assert (await req.request(topic, "before", timeout=5)).text == "before"
         waiting = asyncio.ensure_future(req.request(topic, "slow", timeout=5))
-        await client.publish(topic)
+        await one.publish(topic)
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                said = in_child(req, client, messages)
+                said = in_child(req, client, got)
             except BaseException as error:
                 said = [repr(error)]
             os.write(write, "\\n".join(said).encode())
@@ -321,8 +319,8 @@ async def main():
         os.waitpid(pid, 0)
         assert (await waiting).text == "slow"
         assert (await req.request(topic, "after", timeout=5)).text == "after"
-        await client.publish(topic + "/s", "after")
-        assert (await anext(aiter(messages))).text == "after"
+        await one.publish(topic + "/s", "after")
+        assert (await anext(aiter(got))).text == "after"
         print("parent unaffected")
 
 def select_readable(fd):
@@ -611,7 +609,8 @@ async def test_a_call_is_a_coroutine_for_asyncio(loopback: Any, requester: Facto
     assert (await asyncio.shield(ask("shield"))).text == "shield"
     (first,) = [await done for done in asyncio.as_completed([ask("completed")])]
     assert first.text == "completed"
-    assert asyncio.iscoroutine(call := ask("x"))
+    call = ask("x")
+    assert asyncio.iscoroutine(call)
     await call
 
 
@@ -709,7 +708,7 @@ async def test_a_task_cancelled_while_it_waits_frees_the_slot(
 async def test_a_response_that_meets_a_cancellation_does_no_harm(
     loopback: Any, requester: Factory, raw: Factory, topic: str, echo: str, turns: int
 ) -> None:
-    """The response is there already, and the task has got so far towards it as `turns` of the loop take it."""
+    """The response is there already, and the task has got as far towards it as `turns` of the loop take."""
     peer = await raw(loopback)
     await peer.subscribe(topic)
     req = await requester(loopback)

@@ -1,4 +1,4 @@
-"""The ways to a broker: TCP, Unix socket, WebSocket and TLS; what is said when one fails; how a lost one returns."""
+"""The ways to a broker: TCP, Unix socket, WebSocket, TLS; what is said when one fails; how it returns."""
 
 from __future__ import annotations
 

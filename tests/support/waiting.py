@@ -1,4 +1,4 @@
-"""Waiting for something that nobody reports: it is looked at again and again, up to a limit that fails the test."""
+"""Waiting for something that nobody reports: looked at again and again, up to a limit that fails the test."""
 
 from __future__ import annotations
 
