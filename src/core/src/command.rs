@@ -75,7 +75,7 @@ pub struct SubscribeOptions {
 /// What the caller asks of the I/O thread.
 #[derive(Debug)]
 pub enum Command {
-    /// Connect; ends in `Event::Connected` or `Event::Failed` for the token.
+    /// Connect; ends in `Event::ConnAck` or `Event::Failed` for the token.
     Connect {
         /// Whose outcome this is.
         token: Token,
@@ -222,14 +222,19 @@ pub enum Event {
         /// Why.
         error: Error,
     },
-    /// A connection is up: the first (`token` is set) or a later one.
+    /// A connection is up, the first or a later one.
     Connected {
-        /// The token of `Command::Connect`, the first time.
-        token: Option<Token>,
         /// What the broker said.
         connack: Arc<ConnAck>,
         /// The client identifier in use.
         client_id: String,
+    },
+    /// A connect has ended well.
+    ConnAck {
+        /// The token of `Command::Connect`.
+        token: Token,
+        /// What the broker said.
+        connack: Arc<ConnAck>,
     },
     /// The connection is gone.
     Disconnected {

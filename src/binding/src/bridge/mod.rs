@@ -418,14 +418,17 @@ impl Bridge {
                 }
                 None => Ok(()),
             },
-            Event::Connected { token, connack, client_id } => {
+            Event::Connected { connack, client_id } => {
                 let connack = Py::new(py, message::ConnAck::from(connack))?;
                 this.on_event.bind(py).call1(("connected", (&connack, client_id)))?;
-                match token.and_then(|token| this.take(token)) {
-                    Some(Waiter::Call(slot, _)) => slot.complete(py, Ok(connack.into_any())),
-                    _ => Ok(()),
-                }
+                Ok(())
             }
+            Event::ConnAck { token, connack } => match this.take(token) {
+                Some(Waiter::Call(slot, _)) => {
+                    slot.complete(py, Py::new(py, message::ConnAck::from(connack)).map(Py::into_any))
+                }
+                _ => Ok(()),
+            },
             Event::Disconnected { reason_code, detail, final_ } => {
                 let code = reason_code.map(|ReasonCode(code)| code);
                 this.on_event.bind(py).call1(("disconnected", (code, detail, final_)))?;

@@ -110,6 +110,8 @@ struct Delivery {
     users: u32,
     /// When nobody waits for its response any more.
     expires: Option<Instant>,
+    /// The program has it for good, acknowledged or not: another copy would be one too many.
+    taken: bool,
 }
 
 /// QoS 1 and 2 messages received and not yet acknowledged. Their numbers never repeat, so that a late
@@ -122,15 +124,16 @@ pub(super) struct Deliveries {
 
 impl Deliveries {
     pub fn add(&mut self, pkid: u16, qos: u8, users: u32, expires: Option<Instant>) -> u64 {
-        self.queue.push_back(Delivery { pkid, qos, users, expires });
+        self.queue.push_back(Delivery { pkid, qos, users, expires, taken: false });
         self.first + self.queue.len() as u64 - 1
     }
 
     /// It has other users than were known when it came.
-    pub fn set_users(&mut self, number: u64, users: u32, expires: Option<Instant>) {
+    pub fn set_users(&mut self, number: u64, users: u32, expires: Option<Instant>, taken: bool) {
         if let Some(delivery) = self.get_mut(number) {
             delivery.users = users;
             delivery.expires = expires;
+            delivery.taken = taken;
         }
     }
 
@@ -173,9 +176,11 @@ impl Deliveries {
         self.queue.iter().any(|delivery| delivery.pkid == pkid)
     }
 
-    /// The connection is gone, and their numbers with it; gives their packet identifiers.
+    /// The connection is gone, and their numbers with it; gives the packet identifiers of those that are
+    /// wanted again.
     pub fn forget(&mut self) -> impl Iterator<Item = u16> {
         self.first += self.queue.len() as u64;
-        std::mem::take(&mut self.queue).into_iter().map(|delivery| delivery.pkid)
+        let again = std::mem::take(&mut self.queue).into_iter().filter(|delivery| !delivery.taken);
+        again.map(|delivery| delivery.pkid)
     }
 }

@@ -96,7 +96,8 @@ pub(super) struct Session {
     state: State,
     connack: Option<Arc<ConnAck>>,
     client_id: String,
-    connect_token: Option<Token>,
+    /// Who waits for the connection.
+    connecting: Vec<Token>,
     /// A CONNACK whose authentication data is being checked.
     held: Option<ConnAck>,
     /// Who waits for the end of a re-authentication.
@@ -138,7 +139,7 @@ impl Session {
             origin: now,
             state: State::Offline,
             connack: None,
-            connect_token: None,
+            connecting: Vec::new(),
             held: None,
             reauthenticating: None,
             connects: 0,
@@ -181,17 +182,15 @@ impl Session {
     /// Somebody else asks to connect: told at once if it is up, or when it is.
     pub fn connect_again(&mut self, token: Token) {
         match &self.connack {
-            Some(connack) if self.online() => self.effects.events.push(Event::Connected {
-                token: Some(token),
-                connack: connack.clone(),
-                client_id: self.client_id.clone(),
-            }),
-            _ => self.connect_token = Some(token),
+            Some(connack) if self.online() => {
+                self.effects.events.push(Event::ConnAck { token, connack: connack.clone() });
+            }
+            _ => self.connecting.push(token),
         }
     }
 
     pub fn expect_connect(&mut self, token: Token) {
-        self.connect_token = Some(token);
+        self.connecting.push(token);
     }
 
     /// Opens a connection: writes CONNECT.
@@ -729,11 +728,12 @@ impl Session {
         }
         self.connects += 1;
         self.resumed = self.connects == 1 && connack.session_present;
-        self.effects.events.push(Event::Connected {
-            token: self.connect_token.take(),
-            connack: connack.clone(),
-            client_id: self.client_id.clone(),
-        });
+        self.effects
+            .events
+            .push(Event::Connected { connack: connack.clone(), client_id: self.client_id.clone() });
+        for token in self.connecting.drain(..) {
+            self.effects.events.push(Event::ConnAck { token, connack: connack.clone() });
+        }
         let naming = Naming {
             client_id: self.client_id.clone(),
             response_information: connack.response_information.clone(),
@@ -886,7 +886,7 @@ impl Session {
                 .then_some(message.properties.message_expiry_interval)
                 .flatten()
                 .map(|seconds| now + Duration::from_secs(seconds.into()));
-            self.deliveries.set_users(delivery, takers, expires);
+            self.deliveries.set_users(delivery, takers, expires, !request);
         }
         for token in users {
             self.effects.events.push(Event::Message { token, message: message.clone(), delivery });
@@ -1104,7 +1104,7 @@ impl Session {
         self.aliases.clear();
         self.unclaimed.clear();
         for pkid in self.deliveries.forget() {
-            // Without a PUBREC the broker delivers it again, and that is no duplicate.
+            // Without a PUBREC the broker delivers it again, and a handler that was cut short needs it.
             self.unreleased.remove(&pkid);
         }
         if !was_online {
@@ -1184,7 +1184,7 @@ impl Session {
                 tokens.push(token);
             }
         }
-        for token in tokens.into_iter().chain(self.connect_token.take()) {
+        for token in tokens.into_iter().chain(self.connecting.drain(..)) {
             self.effects.events.push(Event::Failed { token, error: error.clone() });
         }
         self.responders.give_up(error, &mut self.effects);
