@@ -1,4 +1,4 @@
-# The commands a newcomer needs: `make demo`, `make test`; `make bench` and `make docs` for more.
+# The commands a newcomer needs: `make demo` and `make test`; `make help` shows the rest.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml') Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: help demo test test-rust test-python lint format build bench clean wheels
+.PHONY: help demo test test-rust test-python lint format build clean wheels
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14

@@ -216,8 +216,8 @@ class Requester:
             correlation_data: up to 65,535 bytes, not in flight on the same response topic; None: chosen here
                 (section 3.3.2.3.6).
             response_topic: for this request only; None: the requester's (section 3.3.2.3.5).
-            fail_fast: end with `NoMatchingSubscribers` as soon as the broker says so; False waits for a
-                responder that comes later.
+            fail_fast: end with `NoMatchingSubscribers` as soon as the broker says so; False waits
+                for a response all the same.
 
         Raises:
             InvalidTopic, ValueError, TypeError: an argument that cannot be sent; in the call.

@@ -300,7 +300,6 @@ class Client:
 
     __slots__ = (
         "__weakref__",
-        "_client_id",
         "_closed",
         "_connection",
         "_options",
@@ -354,7 +353,6 @@ class Client:
             "user_properties": user_properties,
             "reconnect": reconnect,
         }
-        self._client_id = client_id
         self._secrets = (username, password, authenticator)
         self._url = url
         self._closed = False
@@ -362,7 +360,7 @@ class Client:
         self._renew()
 
     def _renew(self, listeners: weakref.WeakSet[_EventStream] | None = None) -> None:
-        self._state = _Connection(self._client_id or "", *self._secrets)
+        self._state = _Connection(self._options["client_id"] or "", *self._secrets)
         if listeners is not None:
             self._state.listeners = listeners
         self._connection = _core.Connection(self._url, self._options, self._state.on_event, weakref.ref(self))
@@ -679,3 +677,14 @@ class Subscription:
             self._queue.append(held)
             self._client._connection.acknowledge(delivery)
         return message
+
+
+def own_or_shared(client: Client | str, options: Mapping[str, Any]) -> tuple[Client, bool]:
+    """A client for `client`, and whether it was made here: then whoever asked has to close it."""
+    if not isinstance(client, Client):
+        return Client(client, **options), True
+    if options:
+        raise TypeError(
+            f"{', '.join(options)}= belong to the Client: give them to Client(...), or a URL here"
+        )
+    return client, False

@@ -11,7 +11,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack
 
 from reqtt import _core
-from reqtt.client import Client
+from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ReqttError
 
 if TYPE_CHECKING:
@@ -119,13 +119,7 @@ class Requester(_core.Requester):
                 "response_topic= takes a topic name,"
                 " or a callable (client_id, response_information, token) -> str"
             )
-        if isinstance(client, Client):
-            if client_options:
-                names = ", ".join(client_options)
-                raise TypeError(f"{names}= belong to the Client: give them to Client(...), or a URL here")
-            self.client, self._owns_client = client, False
-        else:
-            self.client, self._owns_client = Client(client, **client_options), True
+        self.client, self._owns_client = own_or_shared(client, client_options)
         self._response_topic = response_topic
         self._loop: asyncio.AbstractEventLoop | None = None
 

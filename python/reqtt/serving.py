@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from reqtt.client import Client
+from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ConnectionLost
 from reqtt.responder import Middleware, ResponderSpec, collect, compile_runner
 
@@ -68,15 +68,8 @@ class Responder:
             raise ValueError("no handler is given: decorate a function with @responder('filter')")
         self._middleware = tuple(middleware)
         self._interop: Literal["plain", "azure"] = interop
-        if isinstance(client, Client):
-            if client_options:
-                names = ", ".join(client_options)
-                raise TypeError(f"{names}= belong to the Client: give them to Client(...), or a URL here")
-            self.client, self._owns_client = client, False
-        else:
-            self.client, self._owns_client = Client(client, **client_options), True
+        self.client, self._owns_client = own_or_shared(client, client_options)
         self._ids: list[int] = []
-        self._executor: ThreadPoolExecutor | None = None
         self._stop: asyncio.Event | None = None
         self._closing: asyncio.Task[None] | None = None
         # Compiled now: a middleware that is none must not surface with the first request.

@@ -30,9 +30,7 @@ impl LoopbackBroker {
             PyRuntimeError::new_err("the broker does not run: use `with LoopbackBroker() as broker:`")
         })
     }
-}
 
-impl LoopbackBroker {
     fn end(&self) {
         if let Some((forks, broker)) = self.lock().take()
             && forks != runtime::forks()

@@ -1,6 +1,6 @@
 //! The requester: validates the arguments of a request, and hands it down.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,8 +30,6 @@ pub(crate) struct Requester {
     match_by_topic: bool,
     azure: bool,
     opened: std::sync::Mutex<Option<(u32, Py<Connection>)>>,
-    /// Requests sent, for the invocation of Azure's protocol.
-    sent: AtomicUsize,
 }
 
 impl Requester {
@@ -75,7 +73,6 @@ impl Requester {
             match_by_topic,
             azure,
             opened: std::sync::Mutex::new(None),
-            sent: AtomicUsize::new(0),
         })
     }
 
@@ -147,8 +144,8 @@ impl Requester {
     ///     correlation_data: up to 65,535 bytes, not in flight on the same response topic; None: chosen here
     ///         (section 3.3.2.3.6).
     ///     response_topic: for this request only; None: the requester's (section 3.3.2.3.5).
-    ///     fail_fast: end with `NoMatchingSubscribers` as soon as the broker says so; False waits for a
-    ///         responder that comes later.
+    ///     fail_fast: end with `NoMatchingSubscribers` as soon as the broker says so; False waits
+    ///         for a response all the same.
     ///
     /// Raises:
     ///     InvalidTopic, ValueError, TypeError: an argument that cannot be sent; in the call.
@@ -225,7 +222,6 @@ impl Requester {
             properties.response_topic = Some(response_topic);
         }
         if this.azure {
-            this.sent.fetch_add(1, Ordering::Relaxed);
             properties.user_properties.push(("__protVer".into(), "1.0".into()));
         }
         let timeout = timeout.map_or(Ok(this.timeout), check_timeout)?;

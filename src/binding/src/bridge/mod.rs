@@ -505,9 +505,7 @@ impl Bridge {
     fn flush(&self) {
         let mut inner = self.lock();
         inner.flushing = false;
-        let mut batch = std::mem::take(&mut inner.cork);
-        self.queue.append(&mut batch);
-        inner.cork = batch;
+        self.send_cork(inner);
     }
 }
 

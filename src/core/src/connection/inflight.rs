@@ -123,12 +123,13 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    pub fn add(&mut self, pkid: u16, qos: u8, users: u32, expires: Option<Instant>) -> u64 {
-        self.queue.push_back(Delivery { pkid, qos, users, expires, taken: false });
+    /// Takes one in that nobody has yet; `set_users` says who gets it.
+    pub fn add(&mut self, pkid: u16, qos: u8) -> u64 {
+        self.queue.push_back(Delivery { pkid, qos, users: 1, expires: None, taken: false });
         self.first + self.queue.len() as u64 - 1
     }
 
-    /// It has other users than were known when it came.
+    /// How many work on it, until when at most, and whether they have it for good.
     pub fn set_users(&mut self, number: u64, users: u32, expires: Option<Instant>, taken: bool) {
         if let Some(delivery) = self.get_mut(number) {
             delivery.users = users;

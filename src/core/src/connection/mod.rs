@@ -288,11 +288,9 @@ impl Driver {
                 () = queue.bell.notified() => {}
                 () = sleep_until(tick.into()) => {}
             }
-            if let Some(token) = self.take_commands() {
-                self.session.close();
+            if let Some(token) = self.catch_up() {
                 return Outcome::Closing(token);
             }
-            let _ = self.session.tick(Instant::now());
             match self.answer.take() {
                 Some(Ok(answer)) => return Outcome::Ready(Ok(answer)),
                 Some(Err(why)) => {
@@ -320,13 +318,22 @@ impl Driver {
                 () = queue.bell.notified() => {}
                 () = sleep_until(deadline.into()) => {}
             }
-            if let Some(token) = self.take_commands() {
-                self.session.close();
+            if let Some(token) = self.catch_up() {
                 return Outcome::Closing(token);
             }
+        }
+    }
+
+    /// What is due while there is no connection; gives the token of a disconnect, if there was one.
+    fn catch_up(&mut self) -> Option<Option<Token>> {
+        let closing = self.take_commands();
+        if closing.is_some() {
+            self.session.close();
+        } else {
             // There is no keep alive to miss while offline.
             let _ = self.session.tick(Instant::now());
         }
+        closing
     }
 
     /// Carries out what was asked for; gives the token of a disconnect, if there was one.

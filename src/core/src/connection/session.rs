@@ -579,17 +579,10 @@ impl Session {
 
     fn unreadable(&mut self, error: &CodecError, input: &BytesMut) -> Lost {
         if self.state == State::Handshake {
-            let old = format!("{error}");
-            return Lost {
-                reason_code: None,
-                reason_string: None,
-                detail: format!(
-                    "what answered CONNECT is no MQTT 5 broker ({old}, {} bytes): check the port and the scheme (mqtt, mqtts, ws, wss), and that the broker speaks MQTT 5",
-                    input.len()
-                ),
-                again: true,
-                invalid: false,
-            };
+            return Lost::because(format!(
+                "what answered CONNECT is no MQTT 5 broker ({error}, {} bytes): check the port and the scheme (mqtt, mqtts, ws, wss), and that the broker speaks MQTT 5",
+                input.len()
+            ));
         }
         let code = codec::violation(error);
         codec::write(&codec::disconnect(code, None), &mut self.out);
@@ -660,7 +653,7 @@ impl Session {
                         reason_string.clone().unwrap_or_else(|| "the broker ended the connection".to_owned())
                     }
                 };
-                return Err(Lost { reason_code: Some(code), reason_string, detail, again, invalid: false });
+                return Err(Lost { reason_code: Some(code), reason_string, again, ..Lost::because(detail) });
             }
             (packet, _) => return Err(self.unexpected(&format!("{:?}", packet.packet_type()))),
         }
@@ -711,10 +704,9 @@ impl Session {
             return Err(Lost {
                 reason_code: Some(code),
                 reason_string: connack.reason_string,
-                detail: "the broker refused CONNECT".into(),
                 // These do not change by asking again.
                 again: !matches!(code.0, 0x84 | 0x85 | 0x8A | 0x8C | 0x95 | 0x9D),
-                invalid: false,
+                ..Lost::because("the broker refused CONNECT")
             });
         }
         if let Some(assigned) = &connack.assigned_client_identifier {
@@ -859,7 +851,7 @@ impl Session {
             // The same delivery again on the same connection: the first is still being worked on.
             return Ok(());
         }
-        let delivery = (qos > 0).then(|| self.deliveries.add(pkid, qos, 1, None));
+        let delivery = (qos > 0).then(|| self.deliveries.add(pkid, qos));
         if let Some(message) = self.hand_over(message, delivery, now) {
             if self.resumed && delivery.is_some() {
                 // It waited in the broker's session for a responder or a subscription that is about to open.
