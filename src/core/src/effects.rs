@@ -4,8 +4,8 @@ use crate::command::{Event, SubscribeOptions, Token};
 use crate::correlation::SlotId;
 use crate::message::Message;
 
-/// Who a subscription belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Who a subscription belongs to, in the order in which they are made again: response topics first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Owner {
     /// A response topic, by its number.
     ResponseTopic(u32),

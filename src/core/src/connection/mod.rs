@@ -37,6 +37,9 @@ const BURST: usize = 4;
 const LULL: Duration = Duration::from_micros(100);
 /// How long a good-bye may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// A connection has to last this many times the delay before it, or the next delay goes on growing: two clients
+/// of one identifier would take the session from each other as fast as the network lets them.
+const STEADY: u32 = 4;
 /// A timer that is always armed costs less than one that comes and goes.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -137,6 +140,8 @@ impl Driver {
 
     /// The connection was lost: connects again and again, until told or until it makes no sense.
     async fn keep_alive(&mut self, mut lost: Lost) -> Option<Token> {
+        // How often the delay has doubled; not reset by a connection that does not last.
+        let mut backoff = 0;
         loop {
             let since = Instant::now();
             let reconnect = self.options.reconnect.clone().filter(|_| lost.again);
@@ -149,7 +154,8 @@ impl Driver {
             let mut attempt = 0;
             lost = loop {
                 attempt += 1;
-                let mut delay = reconnect.delay(attempt, fastrand::f64());
+                backoff += 1;
+                let mut delay = reconnect.delay(backoff, fastrand::f64());
                 if let Some(budget) = reconnect.give_up_after {
                     let left = budget.saturating_sub(since.elapsed());
                     if left.is_zero() {
@@ -161,11 +167,16 @@ impl Driver {
                 if let Outcome::Closing(token) = self.offline(tokio::time::sleep(delay)).await {
                     return token;
                 }
-                let reconnects = self.session.connects();
+                let (connects, begun) = (self.session.connects(), Instant::now());
                 match self.connect_and_serve().await {
                     Outcome::Closing(token) => return token,
-                    // It was up, and was lost again: counted from the start.
-                    Outcome::Ready(next) if self.session.connects() > reconnects => break next,
+                    // It was up, and was lost again.
+                    Outcome::Ready(next) if self.session.connects() > connects => {
+                        if begun.elapsed() >= STEADY * delay {
+                            backoff = 0;
+                        }
+                        break next;
+                    }
                     Outcome::Ready(next) => {
                         let again = next.again;
                         lost = next;

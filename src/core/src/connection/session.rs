@@ -1,7 +1,7 @@
 //! The MQTT 5 session: a state machine between commands and packets. It does no I/O and has no clock, so
 //! that whoever owns the socket can drive it: bytes go in, bytes come out, time is an argument.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -83,10 +83,16 @@ struct UserSubscription {
     token: Option<Token>,
 }
 
-/// What waits for room in the broker's Receive Maximum.
+/// What waits for room: below `HIGH_WATER`, and from QoS 1 on in the broker's Receive Maximum.
 enum Queued {
     Request(SlotId),
     Message(Box<(Message, Sender, Vec<u64>)>),
+}
+
+/// Which of the two queues: a message that needs no room in the Receive Maximum must not wait behind those
+/// that do. Order is kept within one QoS (section 4.6), not across them.
+const fn lane(qos: u8) -> usize {
+    (qos > 0) as usize
 }
 
 pub(super) struct Session {
@@ -105,7 +111,7 @@ pub(super) struct Session {
     /// How many connections of this object were accepted.
     connects: u64,
     in_flights: InFlights,
-    queue: VecDeque<Queued>,
+    queues: [VecDeque<Queued>; 2],
     deliveries: Deliveries,
     /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
     unreleased: HashSet<u16>,
@@ -114,7 +120,7 @@ pub(super) struct Session {
     /// Messages of that session that nobody is there for yet, with the time they came.
     unclaimed: VecDeque<(Instant, Message, Option<u64>)>,
     aliases: HashMap<u16, Bytes>,
-    subs: HashMap<Owner, Sub>,
+    subs: BTreeMap<Owner, Sub>,
     users: HashMap<Token, UserSubscription>,
     requesters: Requesters,
     responders: Responders,
@@ -144,13 +150,13 @@ impl Session {
             reauthenticating: None,
             connects: 0,
             in_flights: InFlights::default(),
-            queue: VecDeque::new(),
+            queues: Default::default(),
             deliveries: Deliveries::default(),
             unreleased: HashSet::new(),
             resumed: false,
             unclaimed: VecDeque::new(),
             aliases: HashMap::new(),
-            subs: HashMap::new(),
+            subs: BTreeMap::new(),
             users: HashMap::new(),
             effects: Effects::default(),
             drained: Vec::new(),
@@ -228,7 +234,7 @@ impl Session {
             }
             Command::CloseRequester { requester } => self.requesters.close(requester, &mut self.effects),
             Command::Publish { token, message } => {
-                self.queue.push_back(Queued::Message(Box::new((message, Sender::User(token), Vec::new()))));
+                self.enqueue(message, Sender::User(token), Vec::new());
             }
             Command::Subscribe { token, filters, options } => {
                 self.subscribe_user(token, filters, &options);
@@ -312,10 +318,10 @@ impl Session {
                 }
             }
             for (message, deliveries) in std::mem::take(&mut self.effects.replies) {
-                if self.has_room(message.qos) && self.queue.is_empty() {
+                if self.has_room(message.qos) && self.queues[lane(message.qos)].is_empty() {
                     self.send(message, Sender::Reply, deliveries);
                 } else {
-                    self.queue.push_back(Queued::Message(Box::new((message, Sender::Reply, deliveries))));
+                    self.enqueue(message, Sender::Reply, deliveries);
                 }
             }
             let mut acknowledge = std::mem::take(&mut self.effects.acknowledge);
@@ -330,7 +336,7 @@ impl Session {
             self.drained.append(&mut self.effects.drained);
         }
         if !self.drained.is_empty()
-            && (self.queue.is_empty() || self.state == State::Offline && !self.known())
+            && (self.nothing_queued() || self.state == State::Offline && !self.known())
         {
             self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
         }
@@ -347,14 +353,28 @@ impl Session {
                     && self.in_flights.vacant().is_some())
     }
 
+    fn enqueue(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
+        self.queues[lane(message.qos)].push_back(Queued::Message(Box::new((message, sender, deliveries))));
+    }
+
+    fn nothing_queued(&self) -> bool {
+        self.queues.iter().all(VecDeque::is_empty)
+    }
+
     /// Writes what waited for room.
     fn pump(&mut self, now: Instant) {
-        while let Some(next) = self.queue.front() {
+        for lane in 0..self.queues.len() {
+            self.pump_lane(lane, now);
+        }
+    }
+
+    fn pump_lane(&mut self, lane: usize, now: Instant) {
+        while let Some(next) = self.queues[lane].front() {
             let qos = match next {
                 Queued::Request(slot) => match self.requesters.qos(*slot) {
                     Some(qos) => qos,
                     None => {
-                        self.queue.pop_front();
+                        self.queues[lane].pop_front();
                         continue;
                     }
                 },
@@ -362,16 +382,17 @@ impl Session {
             };
             if !self.has_room(qos) {
                 // What has ended while it waited must not pile up behind a slow broker.
-                if self.queue.len() > 1024 && self.queue.len() > 4 * self.requesters.len() {
+                let queue = &mut self.queues[lane];
+                if queue.len() > 1024 && queue.len() > 4 * self.requesters.len() {
                     let requesters = &self.requesters;
-                    self.queue.retain(|queued| match queued {
+                    queue.retain(|queued| match queued {
                         Queued::Request(slot) => requesters.is_pending(*slot),
                         Queued::Message(_) => true,
                     });
                 }
                 break;
             }
-            match self.queue.pop_front() {
+            match self.queues[lane].pop_front() {
                 Some(Queued::Request(slot)) => self.write_request(slot, now),
                 Some(Queued::Message(message)) => {
                     let (message, sender, deliveries) = *message;
@@ -384,10 +405,10 @@ impl Session {
 
     fn send_request(&mut self, slot: SlotId, now: Instant) {
         let Some(qos) = self.requesters.qos(slot) else { return };
-        if self.queue.is_empty() && self.has_room(qos) {
+        if self.queues[lane(qos)].is_empty() && self.has_room(qos) {
             self.write_request(slot, now);
         } else {
-            self.queue.push_back(Queued::Request(slot));
+            self.queues[lane(qos)].push_back(Queued::Request(slot));
         }
     }
 
@@ -800,7 +821,7 @@ impl Session {
 
     /// The broker has no session: what it never acknowledged becomes new, in the old order.
     fn start_over(&mut self) {
-        let later = std::mem::take(&mut self.queue);
+        let later = std::mem::take(&mut self.queues);
         let mut requests = Vec::new();
         for pkid in self.in_flights.publishes_in_order() {
             let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.remove(pkid)
@@ -818,10 +839,12 @@ impl Session {
             let message = codec::message(*packet);
             match sender {
                 Sender::Request(slot) => requests.push((slot, message)),
-                sender => self.queue.push_back(Queued::Message(Box::new((message, sender, Vec::new())))),
+                sender => self.enqueue(message, sender, Vec::new()),
             }
         }
-        self.queue.extend(later);
+        for (queue, later) in self.queues.iter_mut().zip(later) {
+            queue.extend(later);
+        }
         for (slot, message) in requests.into_iter().rev() {
             self.requesters.write_again(slot, message);
         }
@@ -1082,7 +1105,7 @@ impl Session {
     /// `bytes` of `out` reached the network: there may be room for more.
     pub fn written(&mut self, now: Instant) {
         self.last_sent = now;
-        if !self.queue.is_empty() {
+        if !self.nothing_queued() {
             self.settle(now);
         }
     }
@@ -1117,14 +1140,17 @@ impl Session {
             self.unsubscribed(owner);
         }
         self.end_what_may_not_be_resent(lost);
-        for queued in std::mem::take(&mut self.queue) {
-            match queued {
-                Queued::Request(slot) => self.requesters.wait_again(slot, &mut self.effects),
-                Queued::Message(mut message) => {
-                    message.2.clear();
-                    self.queue.push_back(Queued::Message(message));
+        for queue in &mut self.queues {
+            queue.retain_mut(|queued| match queued {
+                Queued::Request(slot) => {
+                    self.requesters.wait_again(*slot, &mut self.effects);
+                    false
                 }
-            }
+                Queued::Message(message) => {
+                    message.2.clear();
+                    true
+                }
+            });
         }
         self.effects.acknowledge.clear();
         self.responders.settle_drains(&mut self.effects);
@@ -1169,7 +1195,7 @@ impl Session {
                 tokens.push(token);
             }
         }
-        for queued in std::mem::take(&mut self.queue) {
+        for queued in self.queues.iter_mut().flat_map(|queue| queue.drain(..)) {
             if let Queued::Message(message) = queued
                 && let Sender::User(token) = message.1
             {
