@@ -592,6 +592,34 @@ async def test_a_call_is_awaited_once(loopback: Any, requester: Factory, echo: s
         await call
 
 
+async def test_a_call_awaited_by_two_tasks_belongs_to_the_first(
+    loopback: Any, requester: Factory, raw: Factory, topic: str
+) -> None:
+    peer = await raw(loopback)
+    await peer.subscribe(topic)
+    req = await requester(loopback)
+    call = req.request(topic, "x", timeout=5)
+
+    async def wait() -> Any:
+        return await call
+
+    first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
+    with pytest.raises(RuntimeError, match="another task awaits this already"):
+        await second
+    await peer.respond(await peer.receive(), "answer")
+    assert (await asyncio.wait_for(first, 5)).text == "answer"
+
+
+async def test_a_response_that_is_there_may_be_fetched_after_the_close(
+    loopback: Any, requester: Factory, echo: str
+) -> None:
+    req = await requester(loopback)
+    call = req.request(echo, "x", timeout=5)
+    await eventually(lambda: req.client.stats().responses == 1 and not req.client.stats().pending)
+    await req.close()
+    assert (await call).text == "x"
+
+
 async def test_a_call_is_a_coroutine_for_asyncio(loopback: Any, requester: Factory, echo: str) -> None:
     req = await requester(loopback)
 
@@ -752,6 +780,19 @@ async def test_a_connect_that_is_cancelled_can_be_tried_again(loopback: Any) -> 
         await task
     loopback.loopback.stall(0)
     assert (await client.connect()).reason_code == 0
+    await client.close()
+
+
+async def test_a_connect_that_is_cancelled_does_not_end_the_others(loopback: Any) -> None:
+    loopback.loopback.stall(0.3)
+    client = reqtt.Client(loopback.url)
+    first, second, third = (asyncio.create_task(client.connect()) for _ in range(3))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert [(await task).reason_code for task in (second, third)] == [0, 0]
+    assert client.connected
     await client.close()
 
 

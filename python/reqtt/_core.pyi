@@ -534,7 +534,7 @@ class ConnAck:
         """The highest topic alias that the broker takes."""
 
     @property
-    def user_properties(self) -> list[tuple[str, str]]:
+    def user_properties(self) -> tuple[tuple[str, str], ...]:
         """Name and value pairs, in order; names may repeat."""
 
     @property

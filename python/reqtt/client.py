@@ -97,8 +97,9 @@ class Will:
 @dataclass(frozen=True, slots=True)
 class Reconnect:
     """How a lost connection is made again: the delay doubles from `initial` to `max` seconds, less a random
-    part of up to `jitter` (0 to 1) of it. After `give_up_after` seconds without a connection (None: never)
-    everything that waits, and everything new, ends with `ConnectionLost`.
+    part of up to `jitter` (0 to 1) of it. It starts anew once a connection has lasted four times its delay,
+    so that two clients of one identifier do not fight for their session. After `give_up_after` seconds
+    without a connection (None: never) everything that waits, and everything new, ends with `ConnectionLost`.
 
         Client("mqtt://broker", reconnect=Reconnect(initial=0.5, give_up_after=60))
     """
@@ -188,6 +189,7 @@ class _Connection:
         self._authenticator = authenticator
         self._asked: set[asyncio.Task[None]] = set()
         self.connected = False
+        self.connecting = 0
         self.connack: _core.ConnAck | None = None
         self.lost: ConnectionLost | None = None
         self.listeners: weakref.WeakSet[_EventStream] = weakref.WeakSet()
@@ -396,13 +398,18 @@ class Client:
         """
         if self._closed:
             raise ClientClosed("the client is closed: open a new one")
+        state = self._state
+        state.connecting += 1
         try:
             return await self._connection.connect()
         except BaseException:
-            if self._state.connack is None:
+            # Free for another loop, unless somebody else still waits for this connection.
+            if state is self._state and state.connack is None and state.connecting == 1:
                 self._connection.detach()
-                self._renew(self._state.listeners)
+                self._renew(state.listeners)
             raise
+        finally:
+            state.connecting -= 1
 
     async def reauthenticate(self) -> None:
         """Authenticates again on the open connection, by the `authenticator` of the client (section 4.12.1).
@@ -442,10 +449,13 @@ class Client:
         if self._closed:
             return
         responders = list(self._responders)
-        with contextlib.suppress(ConnectionLost):
-            for responder in responders:
-                await responder.close(drain=drain, timeout=30 if timeout is None else timeout)
-        await self._disconnect()
+        try:
+            with contextlib.suppress(ConnectionLost):
+                for responder in responders:
+                    await responder.close(drain=drain, timeout=30 if timeout is None else timeout)
+        finally:
+            # A drain that is cancelled must not leave the connection behind.
+            await self._disconnect()
 
     async def _disconnect(self) -> None:
         if self._closed:

@@ -844,3 +844,20 @@ async def test_a_responder_is_back_after_a_lost_connection(
     await proxy.wait_down(CONNACK, count=2)
     await proxy.wait_down(SUBACK, count=2)
     assert (await peer.request(topic, "2", correlation_data=b"2")).payload == b"2"
+
+
+@pytest.mark.parametrize("wrong", ["a\0b", "x" * 65_536])
+async def test_a_response_that_mqtt_cannot_carry_becomes_a_500(
+    loopback: Any, serving: Factory, requester: Factory, topic: str, wrong: str
+) -> None:
+    @responder(topic)
+    async def handler(body: bytes) -> reqtt.Response:
+        return reqtt.Response(b"x", content_type=wrong)
+
+    await serving(loopback, handler)
+    req = await requester(loopback)
+    with pytest.raises(reqtt.RemoteError, match="internal error") as caught:
+        await req.request(topic, timeout=5)
+    assert caught.value.status == 500
+    with pytest.raises(ValueError, match="content_type"):
+        reqtt.Request(topic, content_type=wrong)

@@ -16,7 +16,7 @@ use reqtt_core::topic::{self, Pattern};
 use reqtt_core::{Ack, ResponderOptions, connection};
 
 use crate::bridge::{Bridge, Call, Waiting};
-use crate::message::{bytes_of, check_indicator, check_qos, check_text, pairs, set_payload};
+use crate::message::{Given, bytes_of, check_qos, pairs, set_payload};
 use crate::{errors, runtime};
 
 static RESPONDER_IDS: AtomicU32 = AtomicU32::new(1);
@@ -149,25 +149,15 @@ impl Connection {
             ..CoreMessage::default()
         };
         set_payload(py, &mut message, payload)?;
-        let properties = &mut message.properties;
-        if let Some(content_type) = content_type {
-            check_text("content_type", &content_type)?;
-            properties.content_type = Some(content_type);
+        Given {
+            content_type,
+            payload_format_indicator,
+            message_expiry_interval,
+            response_topic,
+            correlation_data,
+            user_properties,
         }
-        properties.payload_format_indicator =
-            check_indicator(payload_format_indicator)?.or(properties.payload_format_indicator);
-        properties.message_expiry_interval = message_expiry_interval;
-        if let Some(response_topic) = response_topic {
-            topic::check_topic(&response_topic).map_err(|error| errors::to_py(py, &error))?;
-            properties.response_topic = Some(response_topic);
-        }
-        if let Some(data) = correlation_data {
-            if data.len() > 65_535 {
-                return Err(PyValueError::new_err("correlation_data: MQTT carries at most 65,535 bytes"));
-            }
-            properties.correlation_data = Some(Bytes::copy_from_slice(data));
-        }
-        properties.user_properties = pairs(user_properties)?;
+        .put_into(py, &mut message)?;
         let waiting = Waiting::Publish(topic.to_owned());
         Bridge::start(bridge.bind(py), waiting, |token| Command::Publish { token, message })
     }
