@@ -31,7 +31,7 @@ build: $(VENV)/built ## Build and install into .venv
 demo: build ## Play the main scene: a phone switches a bedroom light on
 	$(BIN)/python examples/light_in_bedroom.py
 
-test: lint test-rust test-python ## Install what the tests need, and run them all
+test: lint test-rust test-python wheels ## Install what the tests need, and run them all
 
 test-rust:
 	cargo test --locked --quiet
@@ -53,8 +53,9 @@ format: $(VENV)/tools ## Format the sources
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format
 
+# What runs on another interpreter: binding and event loops, and the cases as a whole.
 wheels: build ## Build the abi3 wheel and try it on every CPython from 3.11 up
-	tests/wheels.sh
+	tests/wheels.sh tests/cases tests/test_bind.py tests/test_loops.py
 
 clean: ## Remove what was built
 	rm -rf $(VENV) target dist
