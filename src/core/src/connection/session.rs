@@ -112,6 +112,8 @@ pub(super) struct Session {
     connects: u64,
     in_flights: InFlights,
     queues: [VecDeque<Queued>; 2],
+    /// Publishes of the user's in this batch; they follow its subscriptions.
+    publishes: Vec<(Message, Token)>,
     deliveries: Deliveries,
     /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
     unreleased: HashSet<u16>,
@@ -151,6 +153,7 @@ impl Session {
             connects: 0,
             in_flights: InFlights::default(),
             queues: Default::default(),
+            publishes: Vec::new(),
             deliveries: Deliveries::default(),
             unreleased: HashSet::new(),
             resumed: false,
@@ -234,7 +237,7 @@ impl Session {
             }
             Command::CloseRequester { requester } => self.requesters.close(requester, &mut self.effects),
             Command::Publish { token, message } => {
-                self.enqueue(message, Sender::User(token), Vec::new());
+                self.publishes.push((message, token));
             }
             Command::Subscribe { token, filters, options } => {
                 self.subscribe_user(token, filters, &options);
@@ -318,17 +321,16 @@ impl Session {
                 }
             }
             for (message, deliveries) in std::mem::take(&mut self.effects.replies) {
-                if self.has_room(message.qos) && self.queues[lane(message.qos)].is_empty() {
-                    self.send(message, Sender::Reply, deliveries);
-                } else {
-                    self.enqueue(message, Sender::Reply, deliveries);
-                }
+                self.send_or_queue(message, Sender::Reply, deliveries);
             }
             let mut acknowledge = std::mem::take(&mut self.effects.acknowledge);
             for delivery in acknowledge.drain(..) {
                 self.deliveries.done(delivery);
             }
             self.effects.acknowledge = acknowledge;
+        }
+        for (message, token) in std::mem::take(&mut self.publishes) {
+            self.send_or_queue(message, Sender::User(token), Vec::new());
         }
         self.pump(now);
         self.acknowledge();
@@ -351,6 +353,14 @@ impl Session {
             && (qos == 0
                 || self.in_flights.publishes() < usize::from(connack.receive_maximum)
                     && self.in_flights.vacant().is_some())
+    }
+
+    fn send_or_queue(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
+        if self.has_room(message.qos) && self.queues[lane(message.qos)].is_empty() {
+            self.send(message, sender, deliveries);
+        } else {
+            self.enqueue(message, sender, deliveries);
+        }
     }
 
     fn enqueue(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
@@ -1195,6 +1205,7 @@ impl Session {
                 tokens.push(token);
             }
         }
+        tokens.extend(self.publishes.drain(..).map(|(_, token)| token));
         for queued in self.queues.iter_mut().flat_map(|queue| queue.drain(..)) {
             if let Queued::Message(message) = queued
                 && let Sender::User(token) = message.1
