@@ -252,10 +252,10 @@ impl Connection {
         Ok(())
     }
 
-    /// The tasks of handlers that still run.
-    fn tasks(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
+    /// The tasks of these responders' handlers that still run.
+    fn tasks(&self, py: Python<'_>, responders: Vec<u32>) -> Vec<Py<PyAny>> {
         match &*self.state() {
-            State::Open(bridge) => bridge.get().tasks(py),
+            State::Open(bridge) => bridge.get().tasks(py, &responders),
             _ => Vec::new(),
         }
     }

@@ -65,8 +65,8 @@ struct Inner {
     /// Scratch for a drain.
     events: Vec<Event>,
     responders: HashMap<u32, Responder>,
-    /// The tasks of running handlers: the loop itself holds them weakly.
-    running: HashMap<u64, Py<PyAny>>,
+    /// The tasks of running handlers, with their responder: the loop itself holds them weakly.
+    running: HashMap<u64, (u32, Py<PyAny>)>,
 }
 
 #[derive(Clone)]
@@ -298,12 +298,14 @@ impl Bridge {
 
     /// A handler's task: held until its request is answered.
     pub fn answered(&self, delivery: u64) -> Option<Py<PyAny>> {
-        self.lock().running.remove(&delivery)
+        self.lock().running.remove(&delivery).map(|(_, task)| task)
     }
 
-    /// The tasks of handlers that still run.
-    pub fn tasks(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
-        self.lock().running.values().map(|task| task.clone_ref(py)).collect()
+    /// The tasks of these responders' handlers that still run.
+    pub fn tasks(&self, py: Python<'_>, responders: &[u32]) -> Vec<Py<PyAny>> {
+        let inner = self.lock();
+        let theirs = inner.running.values().filter(|(responder, _)| responders.contains(responder));
+        theirs.map(|(_, task)| task.clone_ref(py)).collect()
     }
 
     /// Requests that wait for their outcome, as the caller's side knows it: without the delay of the hop.
@@ -362,13 +364,13 @@ impl Bridge {
                 )
             }
             Event::Request { responder, delivery, message, deadline } => {
-                let Some(responder) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
-                let (options, runner) = &*responder.0;
+                let Some(known) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
+                let (options, runner) = &*known.0;
                 let request = message::Request::incoming(slf, options.clone(), delivery, message, deadline)?;
                 let coroutine = runner.bind(py).call1((request.clone_ref(py),))?;
                 let task = this.create_task.bind(py).call1((coroutine,))?;
                 if !request.get().is_over() {
-                    this.lock().running.insert(delivery, task.unbind());
+                    this.lock().running.insert(delivery, (responder, task.unbind()));
                 }
                 Ok(())
             }
