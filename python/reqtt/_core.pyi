@@ -25,6 +25,7 @@ __all__ = [
     "Requester",
     "Response",
     "__version__",
+    "_ended",
     "_forked",
     "_response",
     "check_filter",
@@ -156,8 +157,8 @@ class Connection:
     def close_responders(self, responders: Sequence[int]) -> None:
         """Forgets responders; what they have not answered stays unacknowledged."""
 
-    def tasks(self) -> list[asyncio.Task[None]]:
-        """The tasks of handlers that still run."""
+    def tasks(self, responders: list[int]) -> list[asyncio.Task[None]]:
+        """The tasks of these responders' handlers that still run."""
 
     def stats(self) -> dict[str, int]:
         """The counters, by name."""
@@ -704,6 +705,9 @@ def _response(
     user_properties: Sequence[tuple[str, str]],
 ) -> Response:
     """What pickle and copy make a response from."""
+
+def _ended() -> None:
+    """Called by `atexit`: afterwards no native thread comes in."""
 
 def _forked() -> None:
     """Called in the child of a fork, by `os.register_at_fork`."""
