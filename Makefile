@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml') Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: help demo test test-rust test-python lint format build clean wheels
+.PHONY: help demo test test-rust test-python lint format build clean wheels leaks
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,11 @@ format: $(VENV)/tools ## Format the sources
 # What runs on another interpreter: binding and event loops, and the cases as a whole.
 wheels: build ## Build the abi3 wheel and try it on every CPython from 3.11 up
 	tests/wheels.sh tests/cases tests/test_bind.py tests/test_loops.py
+
+REQUESTS ?= 1000000
+CUTS ?= 100
+leaks: build ## A million requests with timeouts, cancellations and cuts: what stays in memory?
+	$(BIN)/python tests/support/leaks.py $(REQUESTS) $(CUTS)
 
 clean: ## Remove what was built
 	rm -rf $(VENV) target dist
