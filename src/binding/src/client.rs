@@ -9,7 +9,7 @@ use bytes::Bytes;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
-use reqtt_core::command::{Command, CommandQueue, Counters, SubscribeOptions, Token};
+use reqtt_core::command::{Command, Counters, SubscribeOptions, Token};
 use reqtt_core::message::Message as CoreMessage;
 use reqtt_core::options::{Options, Pem, Reconnect, Secret, TlsOptions, Will};
 use reqtt_core::topic::{self, Pattern};
@@ -279,10 +279,10 @@ impl Connection {
 impl Connection {
     fn open(&self, py: Python<'_>) -> PyResult<Py<Bridge>> {
         let io = runtime::io()?;
-        let queue = Arc::new(CommandQueue::default());
-        let bridge =
-            Bridge::attach(py, queue.clone(), self.on_event.clone_ref(py), self.client.clone_ref(py))?;
-        io.spawn(connection::run(self.options.clone(), queue, bridge.get().mailbox(), self.counters.clone()));
+        let (options, counters) = (self.options.clone(), self.counters.clone());
+        let (on_event, client) = (self.on_event.clone_ref(py), self.client.clone_ref(py));
+        let bridge = Bridge::attach(py, options, counters, on_event, client)?;
+        io.spawn(connection::run(bridge.get().link()));
         *self.state() = State::Open(bridge.clone_ref(py));
         Ok(bridge)
     }

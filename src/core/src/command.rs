@@ -176,6 +176,13 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it concerns the connection as a whole, which only the I/O thread makes and ends.
+    pub(crate) const fn is_drivers(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Disconnect { .. } | Self::Answer(_))
+    }
+}
+
 /// What the connection cannot know by itself.
 #[derive(Debug)]
 pub enum Question {
@@ -247,6 +254,9 @@ pub enum Event {
     },
     /// Something that only the caller knows; to be given by `Command::Answer`.
     Ask(Question),
+    /// The caller's event loop is to wait for this socket, and to call `Link::readable` for it.
+    #[cfg(unix)]
+    Watch(Arc<std::os::fd::OwnedFd>),
     /// Another attempt comes.
     Reconnecting {
         /// Counted from 1 since the connection was lost.
@@ -381,6 +391,15 @@ impl CommandQueue {
         if was_empty {
             self.bell.notify_one();
         }
+    }
+
+    /// Wakes the I/O thread.
+    pub(crate) fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.commands.lock().expect("no panic while the queue is locked").is_empty()
     }
 
     /// Adds one command.

@@ -1056,6 +1056,11 @@ impl Session {
         }
     }
 
+    /// Whether anything is under way that the broker will answer soon.
+    pub fn expects_answers(&self) -> bool {
+        self.requesters.len() > 0 || self.in_flights.publishes() > 0
+    }
+
     /// When `tick` has something to do, at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let request = self.requesters.next_deadline().map(|nanos| self.origin + Duration::from_nanos(nanos));
