@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -804,3 +805,97 @@ async def test_connects_at_the_same_time_share_one_connection(loopback: Any) -> 
     assert first.reason_code == second.reason_code == third.reason_code == 0
     assert len(loopback.loopback.connections()) == 1
     await client.close()
+
+
+# --- who waits for the socket -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", list(LOOPS))
+def test_a_loop_that_is_kept_busy_loses_no_connection(mosquitto: Any, topic: str, loop: str) -> None:
+    # Mosquitto ends a connection that is silent for 1.5 times its keep alive.
+    async def main() -> None:
+        async with (
+            reqtt.Requester(mosquitto.url, keep_alive=1) as req,
+            reqtt.Client(mosquitto.url, keep_alive=1) as idle,
+        ):
+            with pytest.raises(reqtt.NoMatchingSubscribers):
+                await req.request(topic, timeout=5)
+            waiting = req.request(topic, timeout=0.5, fail_fast=False)
+            time.sleep(2.5)  # noqa: ASYNC251
+            with pytest.raises(reqtt.ResponseTimeout):
+                await waiting
+            for client in (req.client, idle):
+                assert (await client.publish(topic)).reason_code == 0x10
+                assert client.stats().reconnects == 0
+
+    run(LOOPS[loop], main())
+
+
+def test_a_response_that_came_while_the_loop_was_busy_counts(mosquitto: Any, topic: str) -> None:
+    async def main() -> None:
+        async with reqtt.Requester(mosquitto.url) as req:
+            with pytest.raises(reqtt.NoMatchingSubscribers):
+                await req.request(topic, timeout=5)  # from now on the loop waits for the socket
+            answering = threading.Event()
+
+            def answer() -> None:
+                async def serve() -> None:
+                    @reqtt.responder(topic)
+                    async def echo(body: bytes) -> bytes:
+                        return body
+
+                    async with reqtt.Responder(mosquitto.url, [echo]):
+                        answering.set()
+                        await asyncio.sleep(2)
+
+                asyncio.run(serve())
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            await asyncio.to_thread(answering.wait)
+            waiting = req.request(topic, "x", timeout=1)
+            time.sleep(1.5)  # noqa: ASYNC251
+            assert (await waiting).text == "x"
+            assert (await waiting_for(req, topic)).latency < 1
+            thread.join()
+
+    async def waiting_for(req: reqtt.Requester, topic: str) -> Any:
+        return await req.request(topic, "y", timeout=1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop", list(LOOPS))
+def test_messages_keep_their_order_whichever_thread_moves_them(mosquitto: Any, topic: str, loop: str) -> None:
+    # Few at a time, then many, and so on: the socket goes from the loop to the I/O thread and back.
+    async def main() -> None:
+        async with (
+            reqtt.Client(mosquitto.url) as sender,
+            reqtt.Client(mosquitto.url) as receiver,
+            receiver.subscribe(topic, max_queue=100_000) as messages,
+        ):
+            number = 0
+            for burst in [1] * 10 + [200] + [1] * 20 + [50, 1, 300, 2, 1] * 5:
+                published = []
+                for _ in range(burst):
+                    published.append(sender.publish(topic, str(number)))
+                    number += 1
+                await asyncio.gather(*published)
+            got = [await asyncio.wait_for(anext(messages), 10) for _ in range(number)]
+            assert [int(message.payload) for message in got] == list(range(number))
+
+    run(LOOPS[loop], main())
+
+
+def test_large_messages_do_not_stop_where_the_socket_takes_no_more(loopback: Any, topic: str) -> None:
+    async def main() -> None:
+        @reqtt.responder(topic)
+        async def echo(body: bytes) -> bytes:
+            return body
+
+        async with reqtt.Responder(loopback.url, [echo]), reqtt.Requester(loopback.url) as req:
+            for size in (1, 8 * 1024, 64 * 1024, 5_000_000, 1, 100_000):
+                body = bytes([size % 251]) * size
+                assert (await req.request(topic, body, timeout=10)).payload == body
+
+    asyncio.run(main())
