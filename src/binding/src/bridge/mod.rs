@@ -529,10 +529,16 @@ impl Bridge {
     fn readable(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         let mut events = std::mem::take(&mut this.lock().events);
-        if !this.link.readable(&mut events) {
+        let readable = this.link.readable(&mut events);
+        if !readable.watch {
             this.unwatch(slf.py())?;
         }
-        Self::handle_all(slf, events)
+        Self::handle_all(slf, events)?;
+        if readable.write {
+            // Behind the tasks that these events have woken: what they ask for leaves in the same write.
+            Self::send_cork_soon(slf, this.lock())?;
+        }
+        Ok(())
     }
 
     /// Answers what the connection asked for.

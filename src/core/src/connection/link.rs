@@ -73,6 +73,16 @@ impl State {
     }
 }
 
+/// What the owner of a socket that was readable is to do next.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readable {
+    /// Go on waiting for the socket.
+    pub watch: bool,
+    /// Submit something soon, or nothing: there are bytes to be written.
+    pub write: bool,
+}
+
 /// A handle of a connection: what its owner's thread does with it.
 pub struct Link {
     pub(super) options: Arc<Options>,
@@ -156,18 +166,18 @@ impl Link {
     }
 
     /// The socket of [`Event::Watch`] is readable: takes what is there, and what the I/O thread has left before.
-    /// False ends the watch.
+    ///
+    /// Writes nothing: acknowledgements leave with what the caller asks for next, or by an empty [`Link::submit`].
     #[cfg(unix)]
-    pub fn readable(&self, events: &mut Vec<Event>) -> bool {
+    pub fn readable(&self, events: &mut Vec<Event>) -> Readable {
         let mut state = self.lock();
         self.mailbox.take(events);
         if state.reader != Reader::Loop {
-            return false;
+            return Readable { watch: false, write: false };
         }
         let now = Instant::now();
         match self.read(&mut state, now) {
             Ok(packets) => {
-                self.write(&mut state, now);
                 if packets >= super::BURST {
                     // Much is under way: packets gather better on a thread that may wait for them.
                     self.hand_over(&mut state);
@@ -180,7 +190,8 @@ impl Link {
         }
         events.append(state.session.events());
         self.set_alarm(&state, now);
-        state.reader == Reader::Loop
+        let watch = state.reader == Reader::Loop;
+        Readable { watch, write: watch && !state.session.out.is_empty() }
     }
 
     /// From now on the I/O thread waits for the socket.

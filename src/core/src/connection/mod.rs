@@ -25,6 +25,8 @@ use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::io::poll_read_buf;
 
 pub use self::link::Link;
+#[cfg(unix)]
+pub use self::link::Readable;
 use self::link::{Reader, State};
 use self::session::Lost;
 use self::transport::{Connector, Stream};
