@@ -103,7 +103,7 @@ impl Connection {
     /// Authenticates again, with the method's first data (section 4.12.1).
     fn reauthenticate(&self, py: Python<'_>, data: &[u8]) -> PyResult<Call> {
         let bridge = self.bridge(py)?;
-        let data = Bytes::copy_from_slice(data);
+        let data = Secret::from(data);
         Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Reauthenticate { token, data })
     }
 

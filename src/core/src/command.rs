@@ -146,10 +146,15 @@ pub enum Command {
         /// Whose outcome this is.
         token: Token,
         /// The method's first data.
-        data: Bytes,
+        data: Secret,
     },
     /// What `Event::Ask` asked for, or why there is no answer.
-    Answer(Result<Answer, String>),
+    Answer {
+        /// The number of the question: an answer that comes too late is not taken for the next one's.
+        question: u64,
+        /// `Err` says why there is none.
+        answer: Result<Answer, String>,
+    },
     /// A handler is done.
     Reply {
         /// The number that came with the request.
@@ -179,7 +184,7 @@ pub enum Command {
 impl Command {
     /// Whether it concerns the connection as a whole, which only the I/O thread makes and ends.
     pub(crate) const fn is_drivers(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Disconnect { .. } | Self::Answer(_))
+        matches!(self, Self::Connect { .. } | Self::Disconnect { .. } | Self::Answer { .. })
     }
 }
 
@@ -188,24 +193,34 @@ impl Command {
 pub enum Question {
     /// Before a CONNECT: credentials, or the first data of enhanced authentication.
     Connect,
-    /// The broker's authentication data: the client's next, if `more` is expected.
+    /// The broker's authentication data, for the client's next.
     Challenge {
         /// As it came.
-        data: Bytes,
-        /// False with the broker's last word: it only has to be checked.
-        more: bool,
+        data: Secret,
+    },
+    /// The broker's last word: it only has to be checked.
+    Finish {
+        /// As it came; `None`: the broker sent no data.
+        data: Option<Secret>,
     },
 }
 
 /// The answer to a question; what was not asked for is `None`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Answer {
     /// The user name.
     pub username: Option<String>,
     /// The password.
     pub password: Option<Secret>,
     /// Authentication data.
-    pub data: Option<Bytes>,
+    pub data: Option<Secret>,
+}
+
+// By hand: a user name is a credential, too, for brokers that authorize by token.
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").finish_non_exhaustive()
+    }
 }
 
 /// What the I/O thread tells.
@@ -253,7 +268,12 @@ pub enum Event {
         final_: bool,
     },
     /// Something that only the caller knows; to be given by `Command::Answer`.
-    Ask(Question),
+    Ask {
+        /// Its number, which the answer repeats.
+        number: u64,
+        /// What is asked.
+        question: Question,
+    },
     /// The caller's event loop is to wait for this socket, and to call `Link::readable` for it.
     #[cfg(unix)]
     Watch(Arc<std::os::fd::OwnedFd>),

@@ -20,7 +20,7 @@ use pyo3::types::{PyBytes, PyDict};
 use reqtt_core::command::{Answer, Command, Counters, Event, Question, Token};
 use reqtt_core::connection::Link;
 use reqtt_core::mailbox::{Mailbox, Wake};
-use reqtt_core::options::Options;
+use reqtt_core::options::{Options, Secret};
 use reqtt_core::{Error, ReasonCode, ResponderOptions};
 use slab::Slab;
 
@@ -451,12 +451,14 @@ impl Bridge {
                 this.on_event.bind(py).call1(("disconnected", (code, detail, final_)))?;
                 Ok(())
             }
-            Event::Ask(question) => {
-                let (kind, data, more) = match &question {
-                    Question::Connect => ("connect", None, true),
-                    Question::Challenge { data, more } => ("challenge", Some(PyBytes::new(py, data)), *more),
+            Event::Ask { number, question } => {
+                let (kind, data) = match &question {
+                    Question::Connect => ("connect", None),
+                    Question::Challenge { data } => ("challenge", Some(data)),
+                    Question::Finish { data } => ("finish", data.as_ref()),
                 };
-                this.on_event.bind(py).call1(("ask", (slf, kind, data, more)))?;
+                let data = data.map(|data| PyBytes::new(py, data.as_bytes()));
+                this.on_event.bind(py).call1(("ask", (slf, number, kind, data)))?;
                 Ok(())
             }
             #[cfg(unix)]
@@ -541,10 +543,11 @@ impl Bridge {
         Ok(())
     }
 
-    /// Answers what the connection asked for.
-    #[pyo3(signature = (*, username=None, password=None, data=None, error=None))]
+    /// Answers a question of the connection by its number.
+    #[pyo3(signature = (question, *, username=None, password=None, data=None, error=None))]
     fn answer(
         &self,
+        question: u64,
         username: Option<String>,
         password: Option<&Bound<'_, PyAny>>,
         data: Option<&[u8]>,
@@ -558,10 +561,10 @@ impl Bridge {
             None => Ok(Answer {
                 username,
                 password: password.map(secret).transpose()?.flatten(),
-                data: data.map(bytes::Bytes::copy_from_slice),
+                data: data.map(Secret::from),
             }),
         };
-        self.tell(Command::Answer(answer));
+        self.tell(Command::Answer { question, answer });
         Ok(())
     }
 

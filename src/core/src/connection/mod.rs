@@ -32,7 +32,7 @@ use self::session::Lost;
 use self::transport::{Connector, Stream};
 use crate::command::{Answer, Command, Event, Question, Token, count};
 use crate::error::{Error, Result};
-use crate::options::Reconnect;
+use crate::options::{Options, Reconnect};
 
 /// How much is read at a time.
 const READ_SIZE: usize = 64 * 1024;
@@ -128,6 +128,8 @@ impl Driver {
                         };
                     }
                     Command::Disconnect { token } => return Outcome::Closing(token),
+                    // To a question of the attempt that failed.
+                    Command::Answer { .. } => {}
                     // Requesters may be opened before.
                     command => self.link.lock().session.command(command, Instant::now()),
                 }
@@ -301,7 +303,7 @@ impl Driver {
             return Outcome::Ready(Ok(Answer::default()));
         }
         self.answer = None;
-        self.tell(Event::Ask(Question::Connect));
+        self.link.lock().session.ask(Question::Connect);
         let queue = self.link.queue.clone();
         while Instant::now() < deadline {
             let tick = self.deliver().map_or(deadline, |tick| tick.min(deadline));
@@ -313,18 +315,25 @@ impl Driver {
             if let Some(token) = self.catch_up() {
                 return Outcome::Closing(token);
             }
-            match self.answer.take() {
-                Some(Ok(answer)) => return Outcome::Ready(Ok(answer)),
-                Some(Err(why)) => {
-                    return Outcome::Ready(Err(Lost::because(format!(
-                        "no credentials to connect with: {why}"
-                    ))));
-                }
-                None => {}
-            }
+            let Some(answer) = self.answer.take() else { continue };
+            self.link.lock().session.answered();
+            let checked = answer.and_then(|answer| match Options::validate_answer(&answer) {
+                Ok(()) => Ok(answer),
+                Err(error) => Err(error.to_string()),
+            });
+            return Outcome::Ready(checked.map_err(|why| {
+                Lost::because(format!("no credentials to connect with, so nothing was sent: {why}"))
+            }));
         }
-        let detail = "the credentials or the authenticator gave no answer in time (connect_timeout)";
-        Outcome::Ready(Err(Lost::because(detail)))
+        self.link.lock().session.answered();
+        Outcome::Ready(Err(self.unanswered()))
+    }
+
+    fn unanswered(&self) -> Lost {
+        Lost::because(format!(
+            "username=, password= or authenticator= gave no answer within {} s (connect_timeout): have it answer sooner, or allow more time",
+            self.link.options.connect_timeout.as_secs_f64()
+        ))
     }
 
     /// Waits for something while there is no connection: commands are taken in, deadlines are kept.
@@ -404,7 +413,7 @@ impl Driver {
                     Poll::Pending => false,
                 };
                 let mut woken = wrote && !state.session.out.is_empty();
-                if state.reader == Reader::Io {
+                if state.reader == Reader::Io && !state.session.holding() {
                     if std::mem::take(&mut gathering.burst) {
                         drop(state);
                         lull(Arc::as_ptr(&link) as usize);
@@ -427,10 +436,15 @@ impl Driver {
             if let Some(token) = closing {
                 return Ok(token);
             }
-            if !link.lock().session.online() && Instant::now() >= handshake {
-                return Err(Lost::because(
-                    "the broker took the connection, but did not answer CONNECT in time (connect_timeout): check the port and the scheme (mqtt, mqtts, ws, wss)",
-                ));
+            let state = link.lock();
+            if !state.session.online() && Instant::now() >= handshake {
+                return Err(if state.session.asking() {
+                    self.unanswered()
+                } else {
+                    Lost::because(
+                        "the broker took the connection, but did not answer CONNECT in time (connect_timeout): check the port and the scheme (mqtt, mqtts, ws, wss)",
+                    )
+                });
             }
         }
     }
@@ -464,7 +478,13 @@ impl Driver {
         }
         let mut state = link.lock();
         if let Some(answer) = self.answer.take() {
-            state.session.answer(answer, now)?;
+            let State { session, input, .. } = &mut *state;
+            let held = session.holding();
+            session.answer(answer, now)?;
+            if held {
+                // What came with the CONNACK.
+                session.input(input, now)?;
+            }
         }
         state.session.tick(now)?;
         gathering.leave_to_the_loop(link, &mut state, stream);
@@ -549,7 +569,11 @@ fn carry_out(
             command if closing.is_some() => state.session.refuse(command, &Error::ClientClosed),
             Command::Disconnect { token } => closing = Some(token),
             Command::Connect { token } => state.session.connect_again(token),
-            Command::Answer(given) => *answer = Some(given),
+            Command::Answer { question, answer: given } => {
+                if state.session.asks(question) {
+                    *answer = Some(given);
+                }
+            }
             command => state.session.command(command, now),
         }
     }

@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::Error as CodecError;
 use rumqttc::mqttbytes::v5::{
-    AuthReasonCode, DisconnectReasonCode, Packet, PubAck as PubAckPacket, PubComp, PubRec, PubRel, Publish,
+    Auth, AuthReasonCode, DisconnectReasonCode, Packet, PubAck as PubAckPacket, PubComp, PubRec, PubRel,
+    Publish,
 };
 
-use super::codec::{self, Incoming};
+use super::codec::{self, Authentication, Incoming};
 use super::inflight::{Awaiting, Deliveries, InFlight, InFlights, Sender};
 use crate::command::{Answer, Command, Counters, Event, Question, SubscribeOptions, Token, count};
 use crate::correlation::{Ended, SlotId};
 use crate::effects::{Effects, Owner};
 use crate::error::{Error, ReasonCode, Result};
 use crate::message::{ConnAck, Message, PubAck};
-use crate::options::Options;
+use crate::options::{Options, Secret, check_authentication_data};
 use crate::requester::{Naming, Requesters};
 use crate::responder::Responders;
 use crate::topic;
@@ -83,6 +84,14 @@ struct UserSubscription {
     token: Option<Token>,
 }
 
+/// A question to the caller that has no answer yet.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    number: u64,
+    /// Whether the broker's last word is being checked.
+    last: bool,
+}
+
 /// What waits for room: below `HIGH_WATER`, and from QoS 1 on in the broker's Receive Maximum.
 enum Queued {
     Request(SlotId),
@@ -104,10 +113,14 @@ pub(super) struct Session {
     client_id: String,
     /// Who waits for the connection.
     connecting: Vec<Token>,
-    /// A CONNACK whose authentication data is being checked.
+    /// How many questions were asked.
+    questions: u64,
+    /// The question without an answer. There is one at a time.
+    asked: Option<Asked>,
+    /// A CONNACK that is believed when the broker's last word is checked; what follows it waits unread.
     held: Option<ConnAck>,
-    /// Who waits for the end of a re-authentication.
-    reauthenticating: Option<Token>,
+    /// Who waits for the end of a re-authentication, and how long it may take.
+    reauthenticating: Option<(Token, Instant)>,
     /// How many connections of this object were accepted.
     connects: u64,
     in_flights: InFlights,
@@ -148,6 +161,8 @@ impl Session {
             state: State::Offline,
             connack: None,
             connecting: Vec::new(),
+            questions: 0,
+            asked: None,
             held: None,
             reauthenticating: None,
             connects: 0,
@@ -210,7 +225,6 @@ impl Session {
             if self.known() { self.options.session_expiry_interval == 0 } else { self.options.clean_start };
         codec::write(&codec::connect(&self.options, &self.client_id, clean_start, answer), &mut self.out);
         self.state = State::Handshake;
-        self.held = None;
         self.last_sent = now;
         self.last_received = now;
         self.pinged = None;
@@ -255,23 +269,63 @@ impl Session {
                 self.responders.settle_drains(&mut self.effects);
             }
             Command::CloseResponders { responders } => self.responders.close(&responders, &mut self.effects),
-            Command::Reauthenticate { token, data } => self.reauthenticate(token, data),
-            Command::Connect { .. } | Command::Disconnect { .. } | Command::Answer(_) => {
+            Command::Reauthenticate { token, data } => self.reauthenticate(token, &data, now),
+            Command::Connect { .. } | Command::Disconnect { .. } | Command::Answer { .. } => {
                 unreachable!("the driver carries these out itself")
             }
         }
     }
 
-    fn reauthenticate(&mut self, token: Token, data: Bytes) {
-        if !self.online() || self.options.authentication_method.is_none() {
-            let error = Error::InvalidArgument(
-                "there is nothing to authenticate again: it takes a connection that was opened with an authenticator".into(),
-            );
+    fn reauthenticate(&mut self, token: Token, data: &Secret, now: Instant) {
+        let invalid = |what: &str| Err(Error::InvalidArgument(what.to_owned()));
+        let allowed = if self.options.authentication_method.is_none() {
+            invalid("there is nothing to authenticate again: open the client with an authenticator")
+        } else if self.reauthenticating.is_some() {
+            invalid("a re-authentication is under way: wait for its end")
+        } else if !self.online() {
+            Err(Error::ConnectionLost {
+                reason_code: None,
+                detail:
+                    "there is no connection to authenticate again on: the next one authenticates by itself"
+                        .to_owned(),
+            })
+        } else {
+            check_authentication_data(data)
+        };
+        if let Err(error) = allowed {
             return self.effects.events.push(Event::Failed { token, error });
         }
-        self.reauthenticating = Some(token);
+        self.reauthenticating = Some((token, now + self.options.connect_timeout));
         let packet = codec::auth(AuthReasonCode::ReAuthenticate, &self.options, Some(data));
         codec::write(&packet, &mut self.out);
+    }
+
+    /// Asks what only the caller knows. An older question is void.
+    pub fn ask(&mut self, question: Question) {
+        self.questions += 1;
+        self.asked =
+            Some(Asked { number: self.questions, last: matches!(question, Question::Finish { .. }) });
+        self.effects.events.push(Event::Ask { number: self.questions, question });
+    }
+
+    /// Whether this question waits for its answer.
+    pub fn asks(&self, number: u64) -> bool {
+        self.asked.is_some_and(|asked| asked.number == number)
+    }
+
+    /// Whether the caller owes an answer.
+    pub const fn asking(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Whether nothing is read before the caller has answered.
+    pub const fn holding(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// The answer is there, or comes too late.
+    pub fn answered(&mut self) {
+        self.asked = None;
     }
 
     fn responders_changed(&mut self) {
@@ -592,7 +646,7 @@ impl Session {
         self.last_received = now;
         self.pinged = None;
         let mut packets = 0;
-        loop {
+        while !self.holding() {
             match codec::read(input, self.options.maximum_packet_size) {
                 Ok(None) => break,
                 Ok(Some(Incoming::Publish { message, pkid, alias })) if self.online() => {
@@ -622,27 +676,26 @@ impl Session {
 
     fn packet(&mut self, packet: Packet, now: Instant) -> Result<(), Lost> {
         match (packet, self.state) {
-            (Packet::ConnAck(packet), State::Handshake) if self.held.is_none() => {
-                let (connack, data) = codec::connack(packet);
-                match data.filter(|_| self.options.authentication_method.is_some()) {
-                    // The broker's last word proves that it knows us: it is checked before it is believed.
-                    Some(data) if connack.reason_code == ReasonCode::SUCCESS => {
-                        self.held = Some(connack);
-                        self.effects.events.push(Event::Ask(Question::Challenge { data, more: false }));
-                    }
-                    _ => self.connack(connack, now)?,
+            (Packet::ConnAck(packet), State::Handshake) => {
+                let (connack, Authentication { method, data }) = codec::connack(packet);
+                if connack.reason_code != ReasonCode::SUCCESS || self.options.authentication_method.is_none()
+                {
+                    self.connack(connack, now)?;
+                } else if self.asking() {
+                    return Err(self.unexpected("a CONNACK before the answer to its AUTH"));
+                } else if method.is_some() && method != self.options.authentication_method {
+                    return Err(self.unexpected("a CONNACK of another authentication method"));
+                } else {
+                    // The broker's last word proves that it knows us: it is checked before it is believed, and
+                    // where there is none, it is up to the method whether that will do.
+                    self.held = Some(connack);
+                    self.ask(Question::Finish { data });
                 }
             }
-            (Packet::Auth(auth), State::Handshake | State::Online)
+            (Packet::Auth(packet), State::Handshake | State::Online)
                 if self.options.authentication_method.is_some() =>
             {
-                let data = auth.properties.and_then(|properties| properties.data).unwrap_or_default();
-                let more = auth.code != AuthReasonCode::Success;
-                if more || !data.is_empty() {
-                    self.effects.events.push(Event::Ask(Question::Challenge { data, more }));
-                } else {
-                    self.authenticated();
-                }
+                self.auth(packet)?;
             }
             (Packet::PubAck(ack), State::Online) => {
                 let reason_string = ack.properties.and_then(|properties| properties.reason_string);
@@ -696,37 +749,61 @@ impl Session {
         Lost::because(format!("the broker sent {packet} where the protocol does not allow it"))
     }
 
+    /// The broker's next word in enhanced authentication (section 4.12).
+    fn auth(&mut self, packet: Auth) -> Result<(), Lost> {
+        let (code, Authentication { method, data }) = codec::read_auth(packet);
+        // The short form of AUTH 0x00 has no properties at all (section 3.15.2.1).
+        let short = code == AuthReasonCode::Success && method.is_none() && data.is_none();
+        if method != self.options.authentication_method && !short {
+            return Err(self.unexpected("an AUTH of another authentication method"));
+        }
+        let under_way = match self.state {
+            State::Online => self.reauthenticating.is_some(),
+            // Here it is CONNACK that says success.
+            _ => code == AuthReasonCode::Continue,
+        };
+        if !under_way || self.asking() || code == AuthReasonCode::ReAuthenticate {
+            return Err(self.unexpected("an AUTH out of turn"));
+        }
+        self.ask(if code == AuthReasonCode::Success {
+            Question::Finish { data }
+        } else {
+            Question::Challenge { data: data.unwrap_or_else(|| Secret::from("")) }
+        });
+        Ok(())
+    }
+
     /// The caller's next word in enhanced authentication.
     pub fn answer(&mut self, answer: Result<Answer, String>, now: Instant) -> Result<(), Lost> {
-        if self.state == State::Offline {
-            return Ok(());
-        }
-        match answer {
-            Ok(answer) => match (self.held.take(), answer.data) {
-                (Some(connack), _) => {
-                    self.connack(connack, now)?;
-                    self.settle(now);
-                }
-                (None, Some(data)) => {
-                    let packet = codec::auth(AuthReasonCode::Continue, &self.options, Some(data));
-                    codec::write(&packet, &mut self.out);
-                }
-                (None, None) => self.authenticated(),
+        let Some(asked) = self.asked.take() else { return Ok(()) };
+        let checked = answer.and_then(|answer| match Options::validate_answer(&answer) {
+            Ok(()) => Ok(answer),
+            Err(error) => Err(error.to_string()),
+        });
+        match checked {
+            Ok(_) if asked.last => match self.held.take() {
+                Some(connack) => self.connack(connack, now)?,
+                None => self.authenticated(),
             },
+            Ok(answer) => {
+                let packet = codec::auth(AuthReasonCode::Continue, &self.options, answer.data.as_ref());
+                codec::write(&packet, &mut self.out);
+            }
             Err(why) => {
-                self.held = None;
-                codec::write(&codec::disconnect(DisconnectReasonCode::NotAuthorized, None), &mut self.out);
-                return Err(Lost {
-                    again: self.known(),
-                    ..Lost::because(format!("authentication failed: {why}"))
-                });
+                self.end_authentication();
+                return Err(Lost::because(format!("authentication failed: {why}")));
             }
         }
         Ok(())
     }
 
+    /// 0x87 is for servers only (section 3.14.2.1).
+    fn end_authentication(&mut self) {
+        codec::write(&codec::disconnect(DisconnectReasonCode::UnspecifiedError, None), &mut self.out);
+    }
+
     fn authenticated(&mut self) {
-        self.effects.events.extend(self.reauthenticating.take().map(|token| Event::Done { token }));
+        self.effects.events.extend(self.reauthenticating.take().map(|(token, _)| Event::Done { token }));
     }
 
     fn connack(&mut self, connack: ConnAck, now: Instant) -> Result<(), Lost> {
@@ -1069,7 +1146,8 @@ impl Session {
             None => self.last_exchange() + keep_alive,
         });
         let claim = self.unclaimed.front().map(|(since, ..)| *since + CLAIM_PATIENCE);
-        [request, ping.filter(|_| self.online()), self.deliveries.expires(), claim]
+        let reauthentication = self.reauthenticating.map(|(_, until)| until);
+        [request, ping.filter(|_| self.online()), self.deliveries.expires(), claim, reauthentication]
             .into_iter()
             .flatten()
             .min()
@@ -1103,6 +1181,10 @@ impl Session {
             self.let_go_of_unclaimed(now);
             self.acknowledge();
         }
+        if self.reauthenticating.is_some_and(|(_, until)| until <= now) {
+            self.end_authentication();
+            return Err(Lost::because("the re-authentication took longer than connect_timeout"));
+        }
         let Some(keep_alive) = self.keep_alive().filter(|_| self.online()) else { return Ok(()) };
         match self.pinged {
             Some(pinged) if now >= pinged + PING_PATIENCE.min(keep_alive) => {
@@ -1131,6 +1213,8 @@ impl Session {
         self.state = State::Offline;
         self.out.clear();
         self.pinged = None;
+        self.asked = None;
+        self.held = None;
         self.aliases.clear();
         self.unclaimed.clear();
         for pkid in self.deliveries.forget() {
@@ -1141,7 +1225,7 @@ impl Session {
             return;
         }
         // QoS 2 deliveries that have no PUBREC yet come again; those that have one wait for PUBREL.
-        if let Some(token) = self.reauthenticating.take() {
+        if let Some((token, _)) = self.reauthenticating.take() {
             let error = Error::ConnectionLost { reason_code: lost.reason_code, detail: lost.detail.clone() };
             self.effects.events.push(Event::Failed { token, error });
         }
@@ -1218,6 +1302,7 @@ impl Session {
                 tokens.push(token);
             }
         }
+        tokens.extend(self.reauthenticating.take().map(|(token, _)| token));
         for token in tokens.into_iter().chain(self.connecting.drain(..)) {
             self.effects.events.push(Event::Failed { token, error: error.clone() });
         }
