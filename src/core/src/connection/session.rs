@@ -808,11 +808,7 @@ impl Session {
                 continue;
             };
             if awaiting == Awaiting::Pubcomp {
-                // Acknowledged by its PUBREC.
-                if let Sender::User(token) = sender {
-                    let puback = PubAck { reason_code: ReasonCode::SUCCESS, reason_string: None };
-                    self.effects.events.push(Event::Published { token, puback });
-                }
+                // Acknowledged by its PUBREC, and its sender knows.
                 continue;
             }
             let message = codec::message(*packet);
@@ -1164,7 +1160,9 @@ impl Session {
         let mut tokens: Vec<Token> = self.users.keys().copied().collect();
         self.users.clear();
         for pkid in self.in_flights.publishes_in_order() {
-            if let Some(InFlight::Publish { sender: Sender::User(token), .. }) = self.in_flights.remove(pkid)
+            if let Some(InFlight::Publish { sender: Sender::User(token), awaiting, .. }) =
+                self.in_flights.remove(pkid)
+                && awaiting != Awaiting::Pubcomp
             {
                 tokens.push(token);
             }
