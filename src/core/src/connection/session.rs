@@ -838,7 +838,8 @@ impl Session {
             if self.unreleased.contains(&pkid) {
                 // Delivered before; its PUBREC may have been lost, or is still to come.
                 if !self.deliveries.holds(pkid) {
-                    codec::write(&Packet::PubRec(PubRec::new(pkid, None)), &mut self.out);
+                    let delivery = self.deliveries.add(pkid, qos);
+                    self.deliveries.set_users(delivery, 0, None, true);
                 }
                 return Ok(());
             }
