@@ -216,7 +216,8 @@ impl Requesters {
         for number in requester.others.into_iter().chain([requester.space]) {
             let space = &mut self.spaces[number as usize];
             space.users -= 1;
-            if space.users == 0 && space.asked {
+            // Also while there is no connection: the next one must not ask for it again.
+            if space.users == 0 {
                 space.wanted = false;
                 space.asked = false;
                 space.active = false;
