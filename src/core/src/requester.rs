@@ -221,7 +221,7 @@ impl Requesters {
                 space.wanted = false;
                 space.asked = false;
                 space.active = false;
-                effects.unsubscribe.push(Owner::ResponseTopic(number));
+                effects.end_subscription(Owner::ResponseTopic(number));
             }
         }
     }

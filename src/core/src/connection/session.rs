@@ -281,7 +281,9 @@ impl Session {
     fn unsubscribe_user(&mut self, token: Token) {
         let Some(user) = self.users.remove(&token) else { return };
         let filters = u32::try_from(user.filters.len()).unwrap_or(u32::MAX);
-        self.effects.unsubscribe.extend((0..filters).map(|index| Owner::User(token, index)));
+        for index in 0..filters {
+            self.effects.end_subscription(Owner::User(token, index));
+        }
     }
 
     /// Does what the state machines asked for, until nothing is left to do.
