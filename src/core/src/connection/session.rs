@@ -72,6 +72,8 @@ struct Sub {
     filter: String,
     options: SubscribeOptions,
     state: SubState,
+    /// Of its latest SUBSCRIBE: the SUBACK of an earlier one says nothing about it.
+    pkid: u16,
 }
 
 /// A subscription of the user's: several filters, one outcome.
@@ -485,7 +487,7 @@ impl Session {
     }
 
     fn subscribe(&mut self, owner: Owner, filter: String, options: SubscribeOptions) {
-        let mut sub = Sub { filter, options, state: SubState::Wanted };
+        let mut sub = Sub { filter, options, state: SubState::Wanted, pkid: 0 };
         if self.state == State::Online {
             self.write_subscribe(owner, &mut sub);
         }
@@ -507,6 +509,7 @@ impl Session {
         codec::write(&codec::subscribe(pkid, &sub.filter, &sub.options, identifiers), &mut self.out);
         self.in_flights.insert(InFlight::Subscribe(owner));
         sub.state = SubState::Asked;
+        sub.pkid = pkid;
     }
 
     fn subscribed(&mut self, owner: Owner, outcome: Result<()>) {
@@ -1006,7 +1009,7 @@ impl Session {
             return;
         }
         let Some(InFlight::Subscribe(owner)) = self.in_flights.remove(pkid) else { return };
-        let Some(sub) = self.subs.get_mut(&owner) else { return };
+        let Some(sub) = self.subs.get_mut(&owner).filter(|sub| sub.pkid == pkid) else { return };
         if code.is_error() {
             let error = Error::Subscribe {
                 topic_filter: sub.filter.clone(),
