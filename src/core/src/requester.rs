@@ -413,6 +413,13 @@ impl Requesters {
         }
     }
 
+    /// Its SUBSCRIBE may not have reached the broker.
+    pub fn ask_again(&mut self, number: u32) {
+        let space = &mut self.spaces[number as usize];
+        space.asked = false;
+        space.active = false;
+    }
+
     /// The request as it has to be written now, or `None` if it has ended meanwhile.
     pub fn take_ready(&mut self, slot: SlotId, now: Nanos) -> Option<Message> {
         let (space, deadline) = (self.map.space(slot)?, self.map.deadline(slot)?);

@@ -111,6 +111,8 @@ pub(super) struct Session {
     deliveries: Deliveries,
     /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
     unreleased: HashSet<u16>,
+    /// Whether the broker's session may be another than the one that was lost, though it calls it present.
+    doubtful: bool,
     /// Whether the first connection found a session: messages may be older than those they are for.
     resumed: bool,
     /// Messages of that session that nobody is there for yet, with the time they came.
@@ -149,6 +151,7 @@ impl Session {
             queue: VecDeque::new(),
             deliveries: Deliveries::default(),
             unreleased: HashSet::new(),
+            doubtful: false,
             resumed: false,
             unclaimed: VecDeque::new(),
             aliases: HashMap::new(),
@@ -738,10 +741,14 @@ impl Session {
         // Subscriptions first: nothing that waits for a response goes out before them.
         self.requesters.connected(&connack, naming, &mut self.effects);
         self.resubscribe(connack.session_present);
+        for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {
+            self.subscribe(owner, filter, options);
+        }
         if connack.session_present {
             self.resend(now);
         } else {
             self.unreleased.clear();
+            self.doubtful = false;
             self.start_over();
         }
         self.settle(now);
@@ -840,8 +847,9 @@ impl Session {
         }
         let qos = message.qos;
         if qos == 2 {
-            if self.unreleased.contains(&pkid) {
-                // Delivered before; its PUBREC may have been lost, or is still to come.
+            // In a session that may be another, a message without DUP is a new one [MQTT-3.3.1-1].
+            if self.unreleased.contains(&pkid) && (message.dup || !self.doubtful) {
+                // Delivered before; its PUBREC may have been lost, or is still to come. In its turn, like any other.
                 if !self.deliveries.holds(pkid) {
                     let delivery = self.deliveries.add(pkid, qos);
                     self.deliveries.set_users(delivery, 0, None, true);
@@ -1091,7 +1099,7 @@ impl Session {
 
     /// The connection is gone; another may follow.
     pub fn disconnected(&mut self, lost: &Lost) {
-        let was_online = self.online();
+        let state = self.state;
         self.state = State::Offline;
         self.out.clear();
         self.pinged = None;
@@ -1101,7 +1109,11 @@ impl Session {
             // Without a PUBREC the broker delivers it again, and a handler that was cut short needs it.
             self.unreleased.remove(&pkid);
         }
-        if !was_online {
+        // A CONNECT whose CONNACK is lost may have begun a session that holds nothing, and that the next CONNACK
+        // calls present.
+        self.doubtful |= state == State::Handshake;
+        self.ask_again(state == State::Handshake);
+        if state != State::Online {
             return;
         }
         // QoS 2 deliveries that have no PUBREC yet come again; those that have one wait for PUBREL.
@@ -1112,9 +1124,6 @@ impl Session {
         self.responders.disconnected();
         let session = self.options.session_expiry_interval > 0;
         self.requesters.disconnected(session);
-        for sub in self.subs.values_mut().filter(|sub| sub.state == SubState::Asked) {
-            sub.state = SubState::Wanted;
-        }
         for owner in self.in_flights.drop_subscribes() {
             self.unsubscribed(owner);
         }
@@ -1130,6 +1139,16 @@ impl Session {
         }
         self.effects.acknowledge.clear();
         self.responders.settle_drains(&mut self.effects);
+    }
+
+    /// Whether the broker has these subscriptions is not known: it is asked again, whatever its session says.
+    fn ask_again(&mut self, all: bool) {
+        for (owner, sub) in self.subs.iter_mut().filter(|(_, sub)| all || sub.state == SubState::Asked) {
+            sub.state = SubState::Wanted;
+            if let Owner::ResponseTopic(number) = owner {
+                self.requesters.ask_again(*number);
+            }
+        }
     }
 
     fn end_what_may_not_be_resent(&mut self, lost: &Lost) {
