@@ -5,7 +5,7 @@ use crate::correlation::SlotId;
 use crate::message::Message;
 
 /// Who a subscription belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner {
     /// A response topic, by its number.
     ResponseTopic(u32),

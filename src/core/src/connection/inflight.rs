@@ -31,7 +31,7 @@ pub(super) enum Awaiting {
 pub(super) enum InFlight {
     Publish { packet: Box<Publish>, sender: Sender, awaiting: Awaiting, order: u64 },
     Subscribe(Owner),
-    Unsubscribe(Owner),
+    Unsubscribe(Owner, String),
 }
 
 /// Packet identifiers 1..=65,535 and what each stands for.
@@ -88,13 +88,13 @@ impl InFlights {
     }
 
     /// SUBSCRIBE and UNSUBSCRIBE do not outlive their connection.
-    pub fn drop_subscribes(&mut self) -> Vec<Owner> {
+    pub fn drop_subscribes(&mut self) -> Vec<(Owner, String)> {
         let mut unsubscribed = Vec::new();
         self.slots.retain(|_, in_flight| match in_flight {
             InFlight::Publish { .. } => true,
             InFlight::Subscribe(_) => false,
-            InFlight::Unsubscribe(owner) => {
-                unsubscribed.push(*owner);
+            InFlight::Unsubscribe(owner, filter) => {
+                unsubscribed.push((*owner, std::mem::take(filter)));
                 false
             }
         });

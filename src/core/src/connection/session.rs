@@ -1,7 +1,7 @@
 //! The MQTT 5 session: a state machine between commands and packets. It does no I/O and has no clock, so
 //! that whoever owns the socket can drive it: bytes go in, bytes come out, time is an argument.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -118,8 +118,11 @@ pub(super) struct Session {
     /// Messages of that session that nobody is there for yet, with the time they came.
     unclaimed: VecDeque<(Instant, Message, Option<u64>)>,
     aliases: HashMap<u16, Bytes>,
-    subs: HashMap<Owner, Sub>,
-    users: HashMap<Token, UserSubscription>,
+    /// In an order, so that the same story has the same bytes.
+    subs: BTreeMap<Owner, Sub>,
+    /// Filters that were given up while the broker could not hear it; its session may still hold them.
+    stale: Vec<(Owner, String)>,
+    users: BTreeMap<Token, UserSubscription>,
     requesters: Requesters,
     responders: Responders,
     effects: Effects,
@@ -155,8 +158,9 @@ impl Session {
             resumed: false,
             unclaimed: VecDeque::new(),
             aliases: HashMap::new(),
-            subs: HashMap::new(),
-            users: HashMap::new(),
+            subs: BTreeMap::new(),
+            stale: Vec::new(),
+            users: BTreeMap::new(),
             effects: Effects::default(),
             drained: Vec::new(),
             last_sent: now,
@@ -545,16 +549,26 @@ impl Session {
 
     fn unsubscribe(&mut self, owner: Owner) {
         let Some(sub) = self.subs.remove(&owner) else { return self.unsubscribed(owner) };
-        // The broker knows one subscription for each filter: the last user of it ends it.
-        let shared = self.subs.values().any(|other| other.filter == sub.filter);
-        if self.state != State::Online || sub.state == SubState::Wanted || shared {
+        if self.state != State::Online {
+            self.stale.push((owner, sub.filter));
             return self.unsubscribed(owner);
         }
-        let Some(pkid) = self.in_flights.vacant() else { return self.unsubscribed(owner) };
+        if sub.state == SubState::Wanted {
+            return self.unsubscribed(owner);
+        }
+        self.write_unsubscribe(owner, sub.filter);
+    }
+
+    fn write_unsubscribe(&mut self, owner: Owner, filter: String) {
+        // The broker knows one subscription for each filter: the last user of it ends it.
+        let shared = self.subs.values().any(|other| other.filter == filter);
+        let Some(pkid) = self.in_flights.vacant().filter(|_| !shared) else {
+            return self.unsubscribed(owner);
+        };
         let packet =
-            rumqttc::mqttbytes::v5::Unsubscribe { pkid, filters: vec![sub.filter], properties: None };
+            rumqttc::mqttbytes::v5::Unsubscribe { pkid, filters: vec![filter.clone()], properties: None };
         codec::write(&Packet::Unsubscribe(packet), &mut self.out);
-        self.in_flights.insert(InFlight::Unsubscribe(owner));
+        self.in_flights.insert(InFlight::Unsubscribe(owner, filter));
     }
 
     fn unsubscribed(&mut self, owner: Owner) {
@@ -643,8 +657,8 @@ impl Session {
                 self.suback(ack.pkid, code, reason_string);
             }
             (Packet::UnsubAck(ack), State::Online) => {
-                if let Some(InFlight::Unsubscribe(_)) = self.in_flights.get_mut(ack.pkid)
-                    && let Some(InFlight::Unsubscribe(owner)) = self.in_flights.remove(ack.pkid)
+                if let Some(InFlight::Unsubscribe(..)) = self.in_flights.get_mut(ack.pkid)
+                    && let Some(InFlight::Unsubscribe(owner, _)) = self.in_flights.remove(ack.pkid)
                 {
                     self.unsubscribed(owner);
                 }
@@ -741,10 +755,14 @@ impl Session {
         // Subscriptions first: nothing that waits for a response goes out before them.
         self.requesters.connected(&connack, naming, &mut self.effects);
         self.resubscribe(connack.session_present);
+        let stale = std::mem::take(&mut self.stale);
         for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {
             self.subscribe(owner, filter, options);
         }
         if connack.session_present {
+            for (owner, filter) in stale {
+                self.write_unsubscribe(owner, filter);
+            }
             self.resend(now);
         } else {
             self.unreleased.clear();
@@ -1124,7 +1142,8 @@ impl Session {
         self.responders.disconnected();
         let session = self.options.session_expiry_interval > 0;
         self.requesters.disconnected(session);
-        for owner in self.in_flights.drop_subscribes() {
+        for (owner, filter) in self.in_flights.drop_subscribes() {
+            self.stale.push((owner, filter));
             self.unsubscribed(owner);
         }
         self.end_what_may_not_be_resent(lost);
