@@ -111,6 +111,8 @@ pub(super) struct Session {
     deliveries: Deliveries,
     /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
     unreleased: HashSet<u16>,
+    /// In a session of an earlier process: the identifiers of QoS 2 that it does not hold any more.
+    inherited: Option<HashSet<u16>>,
     /// Whether the broker's session may be another than the one that was lost, though it calls it present.
     doubtful: bool,
     /// Whether the first connection found a session: messages may be older than those they are for.
@@ -154,6 +156,7 @@ impl Session {
             queue: VecDeque::new(),
             deliveries: Deliveries::default(),
             unreleased: HashSet::new(),
+            inherited: None,
             doubtful: false,
             resumed: false,
             unclaimed: VecDeque::new(),
@@ -465,6 +468,13 @@ impl Session {
         }
         let Some(pkid) = self.in_flights.vacant() else { return };
         packet.pkid = pkid;
+        if packet.qos as u8 == 2
+            && let Some(released) = &mut self.inherited
+            && released.insert(pkid)
+        {
+            // Where the earlier process left it unreleased, the broker would take this message for a copy.
+            codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+        }
         self.write_one(&packet);
         let awaiting = if packet.qos as u8 == 1 { Awaiting::Puback } else { Awaiting::Pubrec };
         let order = self.in_flights.next_order();
@@ -742,6 +752,10 @@ impl Session {
         }
         self.connects += 1;
         self.resumed = self.connects == 1 && connack.session_present;
+        self.inherited = match self.inherited.take() {
+            None if self.resumed => Some(HashSet::new()),
+            inherited => inherited.filter(|_| connack.session_present),
+        };
         self.effects
             .events
             .push(Event::Connected { connack: connack.clone(), client_id: self.client_id.clone() });
