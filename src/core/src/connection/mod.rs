@@ -130,8 +130,15 @@ impl Driver {
                     command => self.session.command(command, Instant::now()),
                 }
             }
+            // One that came while connecting failed must not wait for the next attempt.
+            let _ = self.session.tick(Instant::now());
             self.deliver();
-            self.queue.bell.notified().await;
+            let deadline = self.session.deadline().unwrap_or_else(|| Instant::now() + FAR);
+            tokio::select! {
+                biased;
+                () = self.queue.bell.notified() => {}
+                () = sleep_until(deadline.into()) => {}
+            }
         }
     }
 
