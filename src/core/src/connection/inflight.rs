@@ -68,6 +68,11 @@ impl InFlights {
         Some(removed)
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// How many PUBLISHes count against the broker's Receive Maximum.
     pub const fn publishes(&self) -> usize {
         self.publishes
@@ -171,6 +176,11 @@ impl Deliveries {
             }
             delivery.users = 0;
         }
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.queue.len()
     }
 
     pub fn holds(&self, pkid: u16) -> bool {

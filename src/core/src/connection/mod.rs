@@ -8,6 +8,8 @@
 mod codec;
 mod inflight;
 mod session;
+#[cfg(test)]
+mod simulation;
 pub(crate) mod transport;
 
 use std::future::{Future, poll_fn};

@@ -769,10 +769,10 @@ impl Session {
         // Subscriptions first: nothing that waits for a response goes out before them.
         self.requesters.connected(&connack, naming, &mut self.effects);
         self.resubscribe(connack.session_present);
-        let stale = std::mem::take(&mut self.stale);
         for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {
             self.subscribe(owner, filter, options);
         }
+        let stale = std::mem::take(&mut self.stale);
         if connack.session_present {
             for (owner, filter) in stale {
                 self.write_unsubscribe(owner, filter);
@@ -1270,6 +1270,23 @@ impl Session {
         }
         self.state = State::Offline;
         self.give_up(&Error::ClientClosed);
+    }
+
+    /// What is unfinished, for a test that expects nothing to be.
+    #[cfg(test)]
+    pub fn left_over(&self) -> String {
+        let numbers = [
+            ("requests", self.requesters.len()),
+            ("in flight", self.in_flights.len()),
+            ("queued", self.queue.len()),
+            ("deliveries", self.deliveries.len()),
+            ("unreleased", if self.doubtful { 0 } else { self.unreleased.len() }),
+            ("unclaimed", self.unclaimed.len()),
+            ("subscriptions", self.subs.len()),
+            ("drains", self.drained.len()),
+        ];
+        let left = numbers.iter().filter(|(_, number)| *number > 0);
+        left.map(|(what, number)| format!("{number} {what} ")).collect()
     }
 
     fn nanos(&self, now: Instant) -> u64 {
