@@ -6,7 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml') Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: help demo test test-rust test-python lint format build clean wheels leaks
+SEEDS ?= 100000
+
+.PHONY: help demo test test-rust simulate test-python lint format build clean wheels leaks
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +37,9 @@ test: lint test-rust test-python wheels ## Install what the tests need, and run 
 
 test-rust:
 	cargo test --locked --quiet
+
+simulate: ## Play the core in SEEDS simulated worlds (make simulate SEEDS=100000)
+	REQTT_SEEDS=$(SEEDS) cargo test --locked --release --package reqtt-core --lib simulation -- --nocapture
 
 test-python: build $(VENV)/tools
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh

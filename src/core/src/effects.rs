@@ -33,3 +33,11 @@ pub(crate) struct Effects {
     /// Drains whose responders have nothing left to do.
     pub drained: Vec<Token>,
 }
+
+impl Effects {
+    /// Ends a subscription, or one that was not begun yet: in one batch both may be asked for.
+    pub fn end_subscription(&mut self, owner: Owner) {
+        self.subscribe.retain(|(other, ..)| *other != owner);
+        self.unsubscribe.push(owner);
+    }
+}

@@ -207,9 +207,8 @@ impl Requesters {
         if space.users > 0 {
             return;
         }
-        if space.asked {
-            effects.unsubscribe.push(Owner::ResponseTopic(number));
-        }
+        // Also while there is no connection: the broker's session may hold it.
+        effects.end_subscription(Owner::ResponseTopic(number));
         if let Some(space) = self.spaces.remove(&number) {
             self.by_topic.remove(space.topic.as_bytes());
         }
@@ -431,6 +430,14 @@ impl Requesters {
             if !session_may_survive || !space.active {
                 space.asked = false;
             }
+            space.active = false;
+        }
+    }
+
+    /// Its SUBSCRIBE may not have reached the broker.
+    pub fn ask_again(&mut self, number: u32) {
+        if let Some(space) = self.spaces.get_mut(&number) {
+            space.asked = false;
             space.active = false;
         }
     }

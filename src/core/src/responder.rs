@@ -209,7 +209,7 @@ impl Responders {
                 effects.events.extend(token.map(|token| Event::Subscribed { token }));
             }
             (Err(error), Some(token)) => {
-                self.forget(id);
+                self.forget(id, effects);
                 effects.events.push(Event::Failed { token, error });
             }
             (Err(error), None) => {
@@ -434,7 +434,11 @@ impl Responders {
     /// Unsubscribes and answers `Event::Done` when nothing is left to do for these responders.
     pub fn drain(&mut self, token: Token, ids: Vec<u32>, effects: &mut Effects) {
         let known: Vec<u32> = ids.into_iter().filter(|id| self.responders.contains_key(id)).collect();
-        effects.unsubscribe.extend(known.iter().map(|id| Owner::Responder(*id)));
+        for id in &known {
+            // Until its UNSUBACK requests may come, also where its SUBACK is not there yet.
+            self.responders.get_mut(id).expect("known").active = true;
+            effects.end_subscription(Owner::Responder(*id));
+        }
         self.drains.push((token, known));
     }
 
@@ -454,7 +458,7 @@ impl Responders {
                     responder.active || responder.running > 0 || !responder.queue.is_empty()
                 });
                 if !busy {
-                    self.forget(*id);
+                    self.forget(*id, effects);
                 }
                 busy
             });
@@ -475,14 +479,17 @@ impl Responders {
                     self.cache.remove(&key);
                 }
             }
-            effects.unsubscribe.push(Owner::Responder(*id));
-            self.forget(*id);
+            effects.end_subscription(Owner::Responder(*id));
+            self.forget(*id, effects);
         }
         self.settle_drains(effects);
     }
 
-    fn forget(&mut self, id: u32) {
+    fn forget(&mut self, id: u32, effects: &mut Effects) {
         if let Some(responder) = self.responders.remove(&id) {
+            // It ends before it began: whoever waits for its SUBACK is told.
+            let error = Error::ClientClosed;
+            effects.events.extend(responder.token.map(|token| Event::Failed { token, error }));
             self.router.remove(responder.options.pattern.filter());
             self.identifiers.remove(&responder.identifier);
         }

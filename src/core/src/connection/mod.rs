@@ -9,6 +9,8 @@ mod codec;
 mod inflight;
 mod link;
 mod session;
+#[cfg(test)]
+mod simulation;
 #[cfg(unix)]
 mod socket;
 pub(crate) mod transport;
@@ -134,8 +136,14 @@ impl Driver {
                     command => self.link.lock().session.command(command, Instant::now()),
                 }
             }
-            deliver(&self.link, &mut self.link.lock());
-            self.link.queue.bell.notified().await;
+            // One that came while connecting failed must not wait for the next attempt.
+            let _ = self.link.lock().session.tick(Instant::now());
+            let deadline = self.deliver().unwrap_or_else(|| Instant::now() + FAR);
+            tokio::select! {
+                biased;
+                () = self.link.queue.bell.notified() => {}
+                () = sleep_until(deadline.into()) => {}
+            }
         }
     }
 

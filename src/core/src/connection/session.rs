@@ -73,6 +73,8 @@ struct Sub {
     filter: String,
     options: SubscribeOptions,
     state: SubState,
+    /// Of its latest SUBSCRIBE: the SUBACK of an earlier one says nothing about it.
+    pkid: u16,
 }
 
 /// A subscription of the user's: several filters, one outcome.
@@ -130,13 +132,20 @@ pub(super) struct Session {
     deliveries: Deliveries,
     /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
     unreleased: HashSet<u16>,
+    /// In a session of an earlier process: the identifiers of QoS 2 that it does not hold any more.
+    inherited: Option<HashSet<u16>>,
+    /// Whether the broker's session may be another than the one that was lost, though it calls it present.
+    doubtful: bool,
     /// Whether the first connection found a session: messages may be older than those they are for.
     resumed: bool,
     /// Messages of that session that nobody is there for yet, with the time they came.
     unclaimed: VecDeque<(Instant, Message, Option<u64>)>,
     aliases: HashMap<u16, Bytes>,
+    /// In an order, so that the same story has the same bytes.
     subs: BTreeMap<Owner, Sub>,
-    users: HashMap<Token, UserSubscription>,
+    /// Filters that were given up while the broker could not hear it; its session may still hold them.
+    stale: Vec<(Owner, String)>,
+    users: BTreeMap<Token, UserSubscription>,
     requesters: Requesters,
     responders: Responders,
     effects: Effects,
@@ -171,11 +180,14 @@ impl Session {
             publishes: Vec::new(),
             deliveries: Deliveries::default(),
             unreleased: HashSet::new(),
+            inherited: None,
+            doubtful: false,
             resumed: false,
             unclaimed: VecDeque::new(),
             aliases: HashMap::new(),
             subs: BTreeMap::new(),
-            users: HashMap::new(),
+            stale: Vec::new(),
+            users: BTreeMap::new(),
             effects: Effects::default(),
             drained: Vec::new(),
             last_sent: now,
@@ -344,7 +356,9 @@ impl Session {
     fn unsubscribe_user(&mut self, token: Token) {
         let Some(user) = self.users.remove(&token) else { return };
         let filters = u32::try_from(user.filters.len()).unwrap_or(u32::MAX);
-        self.effects.unsubscribe.extend((0..filters).map(|index| Owner::User(token, index)));
+        for index in 0..filters {
+            self.effects.end_subscription(Owner::User(token, index));
+        }
     }
 
     /// Does what the state machines asked for, until nothing is left to do.
@@ -539,6 +553,13 @@ impl Session {
         }
         let Some(pkid) = self.in_flights.vacant() else { return };
         packet.pkid = pkid;
+        if packet.qos as u8 == 2
+            && let Some(released) = &mut self.inherited
+            && released.insert(pkid)
+        {
+            // Where the earlier process left it unreleased, the broker would take this message for a copy.
+            codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+        }
         self.write_one(&packet);
         let awaiting = if packet.qos as u8 == 1 { Awaiting::Puback } else { Awaiting::Pubrec };
         let order = self.in_flights.next_order();
@@ -568,7 +589,7 @@ impl Session {
     }
 
     fn subscribe(&mut self, owner: Owner, filter: String, options: SubscribeOptions) {
-        let mut sub = Sub { filter, options, state: SubState::Wanted };
+        let mut sub = Sub { filter, options, state: SubState::Wanted, pkid: 0 };
         if self.state == State::Online {
             self.write_subscribe(owner, &mut sub);
         }
@@ -590,6 +611,7 @@ impl Session {
         codec::write(&codec::subscribe(pkid, &sub.filter, &sub.options, identifiers), &mut self.out);
         self.in_flights.insert(InFlight::Subscribe(owner));
         sub.state = SubState::Asked;
+        sub.pkid = pkid;
     }
 
     fn subscribed(&mut self, owner: Owner, outcome: Result<()>) {
@@ -622,16 +644,26 @@ impl Session {
 
     fn unsubscribe(&mut self, owner: Owner) {
         let Some(sub) = self.subs.remove(&owner) else { return self.unsubscribed(owner) };
-        // The broker knows one subscription for each filter: the last user of it ends it.
-        let shared = self.subs.values().any(|other| other.filter == sub.filter);
-        if self.state != State::Online || sub.state == SubState::Wanted || shared {
+        if self.state != State::Online {
+            self.stale.push((owner, sub.filter));
             return self.unsubscribed(owner);
         }
-        let Some(pkid) = self.in_flights.vacant() else { return self.unsubscribed(owner) };
+        if sub.state == SubState::Wanted {
+            return self.unsubscribed(owner);
+        }
+        self.write_unsubscribe(owner, sub.filter);
+    }
+
+    fn write_unsubscribe(&mut self, owner: Owner, filter: String) {
+        // The broker knows one subscription for each filter: the last user of it ends it.
+        let shared = self.subs.values().any(|other| other.filter == filter);
+        let Some(pkid) = self.in_flights.vacant().filter(|_| !shared) else {
+            return self.unsubscribed(owner);
+        };
         let packet =
-            rumqttc::mqttbytes::v5::Unsubscribe { pkid, filters: vec![sub.filter], properties: None };
+            rumqttc::mqttbytes::v5::Unsubscribe { pkid, filters: vec![filter.clone()], properties: None };
         codec::write(&Packet::Unsubscribe(packet), &mut self.out);
-        self.in_flights.insert(InFlight::Unsubscribe(owner));
+        self.in_flights.insert(InFlight::Unsubscribe(owner, filter));
     }
 
     fn unsubscribed(&mut self, owner: Owner) {
@@ -719,8 +751,8 @@ impl Session {
                 self.suback(ack.pkid, code, reason_string);
             }
             (Packet::UnsubAck(ack), State::Online) => {
-                if let Some(InFlight::Unsubscribe(_)) = self.in_flights.get_mut(ack.pkid)
-                    && let Some(InFlight::Unsubscribe(owner)) = self.in_flights.remove(ack.pkid)
+                if let Some(InFlight::Unsubscribe(..)) = self.in_flights.get_mut(ack.pkid)
+                    && let Some(InFlight::Unsubscribe(owner, _)) = self.in_flights.remove(ack.pkid)
                 {
                     self.unsubscribed(owner);
                 }
@@ -828,6 +860,10 @@ impl Session {
         }
         self.connects += 1;
         self.resumed = self.connects == 1 && connack.session_present;
+        self.inherited = match self.inherited.take() {
+            None if self.resumed => Some(HashSet::new()),
+            inherited => inherited.filter(|_| connack.session_present),
+        };
         self.effects
             .events
             .push(Event::Connected { connack: connack.clone(), client_id: self.client_id.clone() });
@@ -841,10 +877,18 @@ impl Session {
         // Subscriptions first: nothing that waits for a response goes out before them.
         self.requesters.connected(&connack, naming, &mut self.effects);
         self.resubscribe(connack.session_present);
+        for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {
+            self.subscribe(owner, filter, options);
+        }
+        let stale = std::mem::take(&mut self.stale);
         if connack.session_present {
+            for (owner, filter) in stale {
+                self.write_unsubscribe(owner, filter);
+            }
             self.resend(now);
         } else {
             self.unreleased.clear();
+            self.doubtful = false;
             self.start_over();
         }
         self.settle(now);
@@ -916,11 +960,7 @@ impl Session {
                 continue;
             };
             if awaiting == Awaiting::Pubcomp {
-                // Acknowledged by its PUBREC.
-                if let Sender::User(token) = sender {
-                    let puback = PubAck { reason_code: ReasonCode::SUCCESS, reason_string: None };
-                    self.effects.events.push(Event::Published { token, puback });
-                }
+                // Acknowledged by its PUBREC, and its sender knows.
                 continue;
             }
             let message = codec::message(*packet);
@@ -949,10 +989,12 @@ impl Session {
         }
         let qos = message.qos;
         if qos == 2 {
-            if self.unreleased.contains(&pkid) {
-                // Delivered before; its PUBREC may have been lost, or is still to come.
+            // In a session that may be another, a message without DUP is a new one [MQTT-3.3.1-1].
+            if self.unreleased.contains(&pkid) && (message.dup || !self.doubtful) {
+                // Delivered before; its PUBREC may have been lost, or is still to come. In its turn, like any other.
                 if !self.deliveries.holds(pkid) {
-                    codec::write(&Packet::PubRec(PubRec::new(pkid, None)), &mut self.out);
+                    let delivery = self.deliveries.add(pkid, qos);
+                    self.deliveries.set_users(delivery, 0, None, true);
                 }
                 return Ok(());
             }
@@ -1117,7 +1159,7 @@ impl Session {
             return;
         }
         let Some(InFlight::Subscribe(owner)) = self.in_flights.remove(pkid) else { return };
-        let Some(sub) = self.subs.get_mut(&owner) else { return };
+        let Some(sub) = self.subs.get_mut(&owner).filter(|sub| sub.pkid == pkid) else { return };
         if code.is_error() {
             let error = Error::Subscribe {
                 topic_filter: sub.filter.clone(),
@@ -1209,7 +1251,7 @@ impl Session {
 
     /// The connection is gone; another may follow.
     pub fn disconnected(&mut self, lost: &Lost) {
-        let was_online = self.online();
+        let state = self.state;
         self.state = State::Offline;
         self.out.clear();
         self.pinged = None;
@@ -1221,7 +1263,11 @@ impl Session {
             // Without a PUBREC the broker delivers it again, and a handler that was cut short needs it.
             self.unreleased.remove(&pkid);
         }
-        if !was_online {
+        // A CONNECT whose CONNACK is lost may have begun a session that holds nothing, and that the next CONNACK
+        // calls present.
+        self.doubtful |= state == State::Handshake;
+        self.ask_again(state == State::Handshake);
+        if state != State::Online {
             return;
         }
         // QoS 2 deliveries that have no PUBREC yet come again; those that have one wait for PUBREL.
@@ -1232,10 +1278,8 @@ impl Session {
         self.responders.disconnected();
         let session = self.options.session_expiry_interval > 0;
         self.requesters.disconnected(session);
-        for sub in self.subs.values_mut().filter(|sub| sub.state == SubState::Asked) {
-            sub.state = SubState::Wanted;
-        }
-        for owner in self.in_flights.drop_subscribes() {
+        for (owner, filter) in self.in_flights.drop_subscribes() {
+            self.stale.push((owner, filter));
             self.unsubscribed(owner);
         }
         self.end_what_may_not_be_resent(lost);
@@ -1253,6 +1297,16 @@ impl Session {
         }
         self.effects.acknowledge.clear();
         self.responders.settle_drains(&mut self.effects);
+    }
+
+    /// Whether the broker has these subscriptions is not known: it is asked again, whatever its session says.
+    fn ask_again(&mut self, all: bool) {
+        for (owner, sub) in self.subs.iter_mut().filter(|(_, sub)| all || sub.state == SubState::Asked) {
+            sub.state = SubState::Wanted;
+            if let Owner::ResponseTopic(number) = owner {
+                self.requesters.ask_again(*number);
+            }
+        }
     }
 
     fn end_what_may_not_be_resent(&mut self, lost: &Lost) {
@@ -1289,7 +1343,9 @@ impl Session {
         let mut tokens: Vec<Token> = self.users.keys().copied().collect();
         self.users.clear();
         for pkid in self.in_flights.publishes_in_order() {
-            if let Some(InFlight::Publish { sender: Sender::User(token), .. }) = self.in_flights.remove(pkid)
+            if let Some(InFlight::Publish { sender: Sender::User(token), awaiting, .. }) =
+                self.in_flights.remove(pkid)
+                && awaiting != Awaiting::Pubcomp
             {
                 tokens.push(token);
             }
@@ -1341,6 +1397,23 @@ impl Session {
         }
         self.state = State::Offline;
         self.give_up(&Error::ClientClosed);
+    }
+
+    /// What is unfinished, for a test that expects nothing to be.
+    #[cfg(test)]
+    pub fn left_over(&self) -> String {
+        let numbers = [
+            ("requests", self.requesters.len()),
+            ("in flight", self.in_flights.len()),
+            ("queued", self.queues.iter().map(VecDeque::len).sum()),
+            ("deliveries", self.deliveries.len()),
+            ("unreleased", if self.doubtful { 0 } else { self.unreleased.len() }),
+            ("unclaimed", self.unclaimed.len()),
+            ("subscriptions", self.subs.len()),
+            ("drains", self.drained.len()),
+        ];
+        let left = numbers.iter().filter(|(_, number)| *number > 0);
+        left.map(|(what, number)| format!("{number} {what} ")).collect()
     }
 
     fn nanos(&self, now: Instant) -> u64 {
