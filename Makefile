@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml') Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: help demo test test-rust test-python lint format build clean wheels
+.PHONY: help demo test test-rust test-python lint format build clean wheels chaos
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,12 @@ test-rust:
 test-python: build $(VENV)/tools
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
 	$(BIN)/python -m pytest
+
+SECONDS := 60
+SEED := 1
+chaos: build $(VENV)/tools ## Requests while connections and processes are broken at random: make chaos SECONDS=60 SEED=1
+	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
+	$(BIN)/python tests/faults/chaos.py --seconds $(SECONDS) --seed $(SEED)
 
 lint: build $(VENV)/tools ## Format and type checks
 	cargo fmt --all --check
