@@ -8,7 +8,7 @@ SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml
 
 SEEDS ?= 100000
 
-.PHONY: help demo test test-rust simulate test-python lint format build clean wheels leaks
+.PHONY: help demo test test-rust simulate test-python lint format build clean wheels leaks chaos
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,12 @@ simulate: ## Play the core in SEEDS simulated worlds (make simulate SEEDS=100000
 test-python: build $(VENV)/tools
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
 	$(BIN)/python -m pytest
+
+SECONDS := 60
+SEED := 1
+chaos: build $(VENV)/tools ## Requests while connections and processes are broken at random: make chaos SECONDS=60 SEED=1
+	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
+	$(BIN)/python tests/faults/chaos.py --seconds $(SECONDS) --seed $(SEED)
 
 lint: build $(VENV)/tools ## Format and type checks
 	cargo fmt --all --check
