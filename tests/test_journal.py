@@ -116,8 +116,14 @@ async def test_what_nothing_tells_from_another_request_runs(
 
 
 async def test_a_request_is_kept_for_its_expiry(
-    loopback: Any, serving: Factory, raw: Factory, topic: str, file: Path
+    loopback: Any,
+    serving: Factory,
+    raw: Factory,
+    topic: str,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(journal, "_AFTER_EXPIRY", 0)
     handler, ran = handlers(topic)
     peer = await raw(loopback)
     for _ in range(2):

@@ -154,6 +154,9 @@ class Connection:
     def drain(self, responders: Sequence[int]) -> Call[None]:
         """Unsubscribes responders; ends when all that they received is answered."""
 
+    def stop_responders(self, responders: list[int]) -> None:
+        """Starts no more handlers of these responders; what waits is answered with 503."""
+
     def close_responders(self, responders: Sequence[int]) -> None:
         """Forgets responders; what they have not answered stays unacknowledged."""
 

@@ -39,6 +39,8 @@ INTERRUPTED: Final = object()
 _VERSION: Final = 1
 # How long a request without an expiry is remembered, in seconds.
 _WITHOUT_EXPIRY: Final = 24 * 3600.0
+# And one with an expiry after that: a copy may come late, or without its expiry.
+_AFTER_EXPIRY: Final = 60.0
 # What is kept at most, in requests and in bytes of answers: beyond that the oldest answers go.
 _ENTRIES: Final = 100_000
 _BYTES: Final = 256 * 1024 * 1024
@@ -87,7 +89,7 @@ class Journal:
     async def begin(self, request: Request) -> Stored | object | None:
         """Before the handler: None if the request is new, and on disk now; else its answer or INTERRUPTED."""
         key, interval = _key(request), request.message_expiry_interval
-        until = time.time() + (_WITHOUT_EXPIRY if interval is None else interval)
+        until = time.time() + (_WITHOUT_EXPIRY if interval is None else interval + _AFTER_EXPIRY)
 
         def begin(db: sqlite3.Connection) -> Stored | object | None:
             row = db.execute("SELECT answer, until FROM request WHERE key = ?", (key,)).fetchone()

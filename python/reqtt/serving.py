@@ -218,6 +218,8 @@ class Responder:
                 with contextlib.suppress(TimeoutError, ClientClosed, ConnectionLost):
                     async with asyncio.timeout(timeout if drain else 0):
                         await drained
+                # Else each handler that is cancelled makes room for the next.
+                connection.stop_responders(self._ids)
                 await self._cancel_handlers()
                 connection.close_responders(self._ids)
         finally:

@@ -245,6 +245,13 @@ impl Connection {
         Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Drain { token, responders })
     }
 
+    /// Starts no more handlers of these responders; what waits is answered with 503.
+    fn stop_responders(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<()> {
+        let Ok(bridge) = self.bridge(py) else { return Ok(()) };
+        bridge.get().tell(Command::StopResponders { responders });
+        Ok(())
+    }
+
     /// Forgets responders; what they have not answered stays unacknowledged.
     fn close_responders(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<()> {
         let Ok(bridge) = self.bridge(py) else { return Ok(()) };

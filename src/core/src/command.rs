@@ -169,6 +169,11 @@ pub enum Command {
         /// Which responders.
         responders: Vec<u32>,
     },
+    /// Start no more handlers of these responders, and answer what waits with 503.
+    StopResponders {
+        /// Which responders.
+        responders: Vec<u32>,
+    },
     /// Take these responders away without waiting for anything.
     CloseResponders {
         /// Which responders.

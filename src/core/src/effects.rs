@@ -1,5 +1,7 @@
 //! What the requester and responder state machines want done: they touch no I/O, the session carries it out.
 
+use std::time::Instant;
+
 use crate::command::{Event, SubscribeOptions, Token};
 use crate::correlation::SlotId;
 use crate::message::Message;
@@ -15,6 +17,16 @@ pub(crate) enum Owner {
     User(Token, u32),
 }
 
+/// A message on its way out that is no request.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub message: Message,
+    /// To acknowledge once it is written.
+    pub deliveries: Vec<u64>,
+    /// It is not sent after this; Message Expiry Interval says how much is left when it is.
+    pub expires: Option<Instant>,
+}
+
 /// Filled by a step, emptied by the session after it.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
@@ -26,8 +38,8 @@ pub(crate) struct Effects {
     pub subscribe: Vec<(Owner, String, SubscribeOptions)>,
     /// Subscriptions to end.
     pub unsubscribe: Vec<Owner>,
-    /// Responses to publish; each with the delivery to acknowledge once it is written.
-    pub replies: Vec<(Message, Vec<u64>)>,
+    /// Responses to publish.
+    pub replies: Vec<Outgoing>,
     /// Deliveries to acknowledge now.
     pub acknowledge: Vec<u64>,
     /// Drains whose responders have nothing left to do.

@@ -29,7 +29,14 @@ pub(super) enum Awaiting {
 
 #[derive(Debug)]
 pub(super) enum InFlight {
-    Publish { packet: Box<Publish>, sender: Sender, awaiting: Awaiting, order: u64 },
+    Publish {
+        packet: Box<Publish>,
+        sender: Sender,
+        awaiting: Awaiting,
+        order: u64,
+        /// Of what is no request: it is not sent again after this.
+        expires: Option<Instant>,
+    },
     Subscribe(Owner),
     Unsubscribe(Owner, String),
 }

@@ -17,7 +17,7 @@ use super::codec::{self, Authentication, Incoming};
 use super::inflight::{Awaiting, Deliveries, InFlight, InFlights, Sender};
 use crate::command::{Answer, Command, Counters, Event, Question, SubscribeOptions, Token, count};
 use crate::correlation::{Ended, SlotId};
-use crate::effects::{Effects, Owner};
+use crate::effects::{Effects, Outgoing, Owner};
 use crate::error::{Error, ReasonCode, Result};
 use crate::message::{ConnAck, Message, PubAck};
 use crate::options::{Options, Secret, check_authentication_data};
@@ -97,7 +97,7 @@ struct Asked {
 /// What waits for room: below `HIGH_WATER`, and from QoS 1 on in the broker's Receive Maximum.
 enum Queued {
     Request(SlotId),
-    Message(Box<(Message, Sender, Vec<u64>)>),
+    Message(Box<Outgoing>, Sender),
 }
 
 /// Which of the two queues: a message that needs no room in the Receive Maximum must not wait behind those
@@ -280,6 +280,9 @@ impl Session {
                 self.settle(now);
                 self.responders.settle_drains(&mut self.effects);
             }
+            Command::StopResponders { responders } => {
+                self.responders.stop(&responders, now, &mut self.effects);
+            }
             Command::CloseResponders { responders } => self.responders.close(&responders, &mut self.effects),
             Command::Reauthenticate { token, data } => self.reauthenticate(token, &data, now),
             Command::Connect { .. } | Command::Disconnect { .. } | Command::Answer { .. } => {
@@ -388,8 +391,8 @@ impl Session {
                     self.effects.ready = ready;
                 }
             }
-            for (message, deliveries) in std::mem::take(&mut self.effects.replies) {
-                self.send_or_queue(message, Sender::Reply, deliveries);
+            for outgoing in std::mem::take(&mut self.effects.replies) {
+                self.send_or_queue(outgoing, Sender::Reply);
             }
             let mut acknowledge = std::mem::take(&mut self.effects.acknowledge);
             for delivery in acknowledge.drain(..) {
@@ -398,7 +401,12 @@ impl Session {
             self.effects.acknowledge = acknowledge;
         }
         for (message, token) in std::mem::take(&mut self.publishes) {
-            self.send_or_queue(message, Sender::User(token), Vec::new());
+            let expires = message
+                .properties
+                .message_expiry_interval
+                .and_then(|seconds| now.checked_add(Duration::from_secs(seconds.into())));
+            let outgoing = Outgoing { message, deliveries: Vec::new(), expires };
+            self.send_or_queue(outgoing, Sender::User(token));
         }
         self.pump(now);
         self.acknowledge();
@@ -423,16 +431,39 @@ impl Session {
                     && self.in_flights.vacant().is_some())
     }
 
-    fn send_or_queue(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
-        if self.has_room(message.qos) && self.queues[lane(message.qos)].is_empty() {
-            self.send(message, sender, deliveries);
+    fn send_or_queue(&mut self, outgoing: Outgoing, sender: Sender) {
+        let qos = outgoing.message.qos;
+        if self.has_room(qos) && self.queues[lane(qos)].is_empty() {
+            self.send(outgoing, sender);
         } else {
-            self.enqueue(message, sender, deliveries);
+            self.queues[lane(qos)].push_back(Queued::Message(Box::new(outgoing), sender));
         }
     }
 
-    fn enqueue(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
-        self.queues[lane(message.qos)].push_back(Queued::Message(Box::new((message, sender, deliveries))));
+    /// Sends what waited, unless its time is up.
+    fn send_late(&mut self, mut outgoing: Outgoing, sender: Sender, now: Instant) {
+        if let Some(expires) = outgoing.expires {
+            match remaining(expires, now) {
+                Some(seconds) => outgoing.message.properties.message_expiry_interval = Some(seconds),
+                None => return self.expired(sender, outgoing.deliveries),
+            }
+        }
+        self.send(outgoing, sender);
+    }
+
+    /// The time of a message was up before it could be sent (again).
+    fn expired(&mut self, sender: Sender, deliveries: Vec<u64>) {
+        if let Sender::User(token) = sender {
+            let error = Error::ConnectionLost {
+                reason_code: None,
+                detail: "its message_expiry_interval ran out before the broker had it, so it is not sent"
+                    .into(),
+            };
+            self.effects.events.push(Event::Failed { token, error });
+        }
+        for delivery in deliveries {
+            self.deliveries.done(delivery);
+        }
     }
 
     fn nothing_queued(&self) -> bool {
@@ -456,7 +487,7 @@ impl Session {
                         continue;
                     }
                 },
-                Queued::Message(message) => message.0.qos,
+                Queued::Message(outgoing, _) => outgoing.message.qos,
             };
             if !self.has_room(qos) {
                 // What has ended while it waited must not pile up behind a slow broker.
@@ -465,17 +496,14 @@ impl Session {
                     let requesters = &self.requesters;
                     queue.retain(|queued| match queued {
                         Queued::Request(slot) => requesters.is_pending(*slot),
-                        Queued::Message(_) => true,
+                        Queued::Message(..) => true,
                     });
                 }
                 break;
             }
             match self.queues[lane].pop_front() {
                 Some(Queued::Request(slot)) => self.write_request(slot, now),
-                Some(Queued::Message(message)) => {
-                    let (message, sender, deliveries) = *message;
-                    self.send(message, sender, deliveries);
-                }
+                Some(Queued::Message(outgoing, sender)) => self.send_late(*outgoing, sender, now),
                 None => break,
             }
         }
@@ -496,7 +524,7 @@ impl Session {
         let qos = message.qos;
         match self.check(&message) {
             Ok(()) => {
-                self.write_publish(message, Sender::Request(slot));
+                self.write_publish(message, Sender::Request(slot), None);
                 self.requesters.sent(slot, qos);
             }
             Err(error) => self.requesters.end(slot, Ended::Cancelled, Some(error), &mut self.effects),
@@ -504,13 +532,14 @@ impl Session {
     }
 
     /// Writes a message that is not a request; tells its sender when it cannot be sent at all.
-    fn send(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
+    fn send(&mut self, outgoing: Outgoing, sender: Sender) {
+        let Outgoing { message, deliveries, expires } = outgoing;
         match (self.check(&message), sender) {
-            (Ok(()), _) => self.write_publish(message, sender),
+            (Ok(()), _) => self.write_publish(message, sender, expires),
             (Err(error), Sender::User(token)) => self.effects.events.push(Event::Failed { token, error }),
             (Err(error), _) => {
                 log::error!(target: "reqtt.responder", "a response could not be sent: {error}");
-                self.write_publish(crate::responder::too_large(message), sender);
+                self.write_publish(crate::responder::too_large(message), sender, expires);
             }
         }
         for delivery in deliveries {
@@ -541,7 +570,7 @@ impl Session {
         Ok(())
     }
 
-    fn write_publish(&mut self, message: Message, sender: Sender) {
+    fn write_publish(&mut self, message: Message, sender: Sender, expires: Option<Instant>) {
         let mut packet = codec::publish(message);
         if packet.qos as u8 == 0 {
             self.write_one(&packet);
@@ -563,7 +592,13 @@ impl Session {
         self.write_one(&packet);
         let awaiting = if packet.qos as u8 == 1 { Awaiting::Puback } else { Awaiting::Pubrec };
         let order = self.in_flights.next_order();
-        self.in_flights.insert(InFlight::Publish { packet: Box::new(packet), sender, awaiting, order });
+        self.in_flights.insert(InFlight::Publish {
+            packet: Box::new(packet),
+            sender,
+            awaiting,
+            order,
+            expires,
+        });
     }
 
     fn write_one(&mut self, packet: &Publish) {
@@ -676,7 +711,6 @@ impl Session {
     /// Reads all complete packets of `input`; gives how many.
     pub fn input(&mut self, input: &mut BytesMut, now: Instant) -> Result<usize, Lost> {
         self.last_received = now;
-        self.pinged = None;
         let mut packets = 0;
         while !self.holding() {
             match codec::read(input, self.options.maximum_packet_size) {
@@ -689,6 +723,10 @@ impl Session {
                 Err(error) => return Err(self.unreadable(&error, input)),
             }
             packets += 1;
+        }
+        if !input.is_empty() && self.pinged.is_some() {
+            // The PINGRESP may be behind a large packet that is still coming.
+            self.pinged = Some(now);
         }
         self.settle(now);
         Ok(packets)
@@ -757,7 +795,7 @@ impl Session {
                     self.unsubscribed(owner);
                 }
             }
-            (Packet::PingResp, State::Online) => {}
+            (Packet::PingResp, State::Online) => self.pinged = None,
             (Packet::Disconnect(packet), _) => {
                 let code = ReasonCode(packet.reason_code as u8);
                 let reason_string = packet.properties.and_then(|properties| properties.reason_string);
@@ -905,7 +943,13 @@ impl Session {
                         self.requesters.kept(*number, &sub.filter, &mut self.effects);
                     }
                 }
-                _ if session_present && sub.state == SubState::Active => self.subscribed(*owner, Ok(())),
+                _ if session_present && sub.state == SubState::Active => {
+                    self.subscribed(*owner, Ok(()));
+                    if sub.filter.starts_with("$share/") {
+                        // Mosquitto 2.0 comes back from a restart with the session, but without these.
+                        self.write_subscribe(*owner, sub);
+                    }
+                }
                 _ => self.write_subscribe(*owner, sub),
             }
         }
@@ -918,15 +962,18 @@ impl Session {
     fn resend(&mut self, now: Instant) {
         let nanos = self.nanos(now);
         for pkid in self.in_flights.publishes_in_order() {
-            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.get_mut(pkid)
+            let Some(InFlight::Publish { packet, sender, awaiting, expires, .. }) =
+                self.in_flights.get_mut(pkid)
             else {
                 continue;
             };
-            let expiry = match sender {
-                Sender::Request(slot) => self.requesters.expiry_of(*slot, nanos),
-                _ => packet.properties.as_ref().and_then(|properties| properties.message_expiry_interval),
+            let sender = *sender;
+            let expiry = match (sender, *expires) {
+                (Sender::Request(slot), _) => self.requesters.expiry_of(slot, nanos),
+                (_, expires) => expires.and_then(|expires| remaining(expires, now)),
             };
-            let over = matches!(sender, Sender::Request(_)) && expiry.is_none();
+            let over = expiry.is_none() && (matches!(sender, Sender::Request(_)) || expires.is_some());
+            let told = *awaiting == Awaiting::Pubcomp;
             match awaiting {
                 Awaiting::Puback | Awaiting::Pubrec if !over => {
                     packet.dup = true;
@@ -947,6 +994,9 @@ impl Session {
                     codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
                 }
             }
+            if over && !told {
+                self.expired(sender, Vec::new());
+            }
         }
     }
 
@@ -955,7 +1005,8 @@ impl Session {
         let later = std::mem::take(&mut self.queues);
         let mut requests = Vec::new();
         for pkid in self.in_flights.publishes_in_order() {
-            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.remove(pkid)
+            let Some(InFlight::Publish { packet, sender, awaiting, expires, .. }) =
+                self.in_flights.remove(pkid)
             else {
                 continue;
             };
@@ -966,7 +1017,11 @@ impl Session {
             let message = codec::message(*packet);
             match sender {
                 Sender::Request(slot) => requests.push((slot, message)),
-                sender => self.enqueue(message, sender, Vec::new()),
+                sender => {
+                    let outgoing = Outgoing { message, deliveries: Vec::new(), expires };
+                    self.queues[lane(outgoing.message.qos)]
+                        .push_back(Queued::Message(Box::new(outgoing), sender));
+                }
             }
         }
         for (queue, later) in self.queues.iter_mut().zip(later) {
@@ -1289,8 +1344,8 @@ impl Session {
                     self.requesters.wait_again(*slot, &mut self.effects);
                     false
                 }
-                Queued::Message(message) => {
-                    message.2.clear();
+                Queued::Message(outgoing, _) => {
+                    outgoing.deliveries.clear();
                     true
                 }
             });
@@ -1352,9 +1407,7 @@ impl Session {
         }
         tokens.extend(self.publishes.drain(..).map(|(_, token)| token));
         for queued in self.queues.iter_mut().flat_map(|queue| queue.drain(..)) {
-            if let Queued::Message(message) = queued
-                && let Sender::User(token) = message.1
-            {
+            if let Queued::Message(_, Sender::User(token)) = queued {
                 tokens.push(token);
             }
         }
@@ -1419,6 +1472,12 @@ impl Session {
     fn nanos(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// Message Expiry Interval for what is sent now: down, not up, so that it never promises more than it had.
+fn remaining(expires: Instant, now: Instant) -> Option<u32> {
+    let left = expires.checked_duration_since(now).filter(|left| !left.is_zero())?;
+    Some(u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1))
 }
 
 /// An upper bound of a PUBLISH's size on the wire, exact but for the length fields' own widths.
