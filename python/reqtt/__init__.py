@@ -49,6 +49,7 @@ from reqtt.errors import (
     SubscribeError,
     UnsupportedContentType,
 )
+from reqtt.gather import Gather
 from reqtt.requester import Requester, ResponseTopic
 from reqtt.responder import Middleware, Router, responder
 from reqtt.serving import Responder
@@ -65,6 +66,7 @@ __all__ = [
     "ConnectionLost",
     "DecodeError",
     "Disconnected",
+    "Gather",
     "InvalidResponse",
     "InvalidTopic",
     "Message",

@@ -280,6 +280,31 @@ class Requester:
     def _open(self, connection: Connection, response_topic: str | None = None) -> None:
         """Opens it on a connection."""
 
+    def _gather(
+        self,
+        topic: str,
+        payload: Payload,
+        item: Callable[[Any], None],
+        end: Callable[[BaseException | None], None],
+        *,
+        timeout: float | None = None,
+        stall: float | None = None,
+        qos: int | None = None,
+        content_type: str | None = None,
+        payload_format_indicator: int | None = None,
+        user_properties: Properties | None = None,
+        message_expiry_interval: int | None = None,
+        correlation_data: bytes | None = None,
+        response_topic: str | None = None,
+        fail_fast: bool = True,
+    ) -> int:
+        """Sends a request that takes many responses. Each goes to `item(response or RemoteError)`, the end to
+        `end(exception or None)`. Gives the token by which it is given up.
+        """
+
+    def _give_up(self, token: int) -> None:
+        """Ends a gathering."""
+
     def _drain(self) -> Call[None]:
         """Ends when none of its requests is under way."""
 

@@ -1,4 +1,4 @@
-"""The keyword arguments of `Client`, for those who pass them on."""
+"""The keyword arguments of `Client` and of `Requester.request`, for those who pass them on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypedDict
 from reqtt.auth import Authenticator, Text
 from reqtt.client import Password, Properties, Reconnect, TlsOptions, Will
 
-__all__ = ["ClientOptions"]
+__all__ = ["ClientOptions", "RequestOptions"]
 
 
 class ClientOptions(TypedDict, total=False):
@@ -29,3 +29,17 @@ class ClientOptions(TypedDict, total=False):
     user_properties: Properties
     reconnect: Reconnect | None
     authenticator: Authenticator | None
+
+
+class RequestOptions(TypedDict, total=False):
+    """What `Requester.request` takes besides topic, payload and `response_type`."""
+
+    timeout: float | None
+    qos: int | None
+    content_type: str | None
+    payload_format_indicator: int | None
+    user_properties: Properties
+    message_expiry_interval: int | None
+    correlation_data: bytes | None
+    response_topic: str | None
+    fail_fast: bool

@@ -8,19 +8,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 from reqtt import _core
 from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ReqttError
+from reqtt.gather import Gather, GatherState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-    from reqtt._options import ClientOptions
+    from reqtt._options import ClientOptions, RequestOptions
     from reqtt.codecs import Payload
 
 __all__ = ["Requester", "ResponseTopic"]
+
+T = TypeVar("T")
 
 
 class ResponseTopic(Protocol):
@@ -147,6 +151,86 @@ class Requester(_core.Requester):
         if not isinstance(topic, str):
             raise TypeError(f"response_topic= gave {topic!r}: a topic name is needed")
         return topic
+
+    @overload
+    def gather(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: None = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        until: Callable[[_core.Response], bool] | None = None,
+        raise_errors: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> Gather[_core.Response]: ...
+    @overload
+    def gather(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: type[T],
+        max_responses: int | None = None,
+        stall: float | None = None,
+        until: Callable[[_core.Response], bool] | None = None,
+        raise_errors: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> Gather[T]: ...
+    def gather(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: Any = None,
+        max_responses: int | None = None,
+        stall: float | None = None,
+        until: Callable[[_core.Response], bool] | None = None,
+        raise_errors: bool = False,
+        **options: Unpack[RequestOptions],
+    ) -> Gather[Any]:
+        """Sends one request to all who respond to it, and takes their responses: `async for` as they come, or
+        `await` for the list (section 4.10).
+
+        It ends with `timeout`, and earlier by the first of these rules that holds. That nobody answers is an
+        empty result, and known at once where the broker says 0x10 *No matching subscribers*. A response that
+        is delivered twice counts once. The error of a responder (`RemoteError`, `InvalidResponse`, or
+        `DecodeError` with `response_type`) is an item among the others.
+
+        Args:
+            topic, payload, response_type: as in `request`.
+            max_responses: so many, from 1.
+            stall: seconds without another response, above 0 and below `timeout`, once the first is there.
+            until: called with each `Response` that is no error; true ends it.
+            raise_errors: raise the first error of a responder instead of giving it.
+            options: those of `request`. `fail_fast=False` waits although nobody subscribes.
+
+        Raises:
+            InvalidTopic, ValueError, TypeError: in the call.
+            ResponseTimeout: the request could not be sent in time; and what else `request` raises of the
+                connection and the broker.
+
+        Example:
+            async for response in req.gather("cmnd/all-lamps/state", timeout=2, stall=0.3):
+                print(response.topic, response)
+        """
+        if max_responses is not None and max_responses < 1:
+            raise ValueError(f"max_responses={max_responses} takes nothing: use 1 or more, or None")
+        timeout = options.get("timeout")
+        if stall is not None and timeout is not None and stall >= timeout:
+            raise ValueError(f"stall={stall} never ends what timeout={timeout} has ended: make it shorter")
+        state = GatherState(
+            self._give_up,
+            max_responses=max_responses,
+            until=until,
+            raise_errors=raise_errors,
+            response_type=response_type,
+        )
+        return Gather(
+            state,
+            lambda item, end: self._gather(topic, payload, item, end, stall=stall, **options),
+        )
 
     def request_sync(self, topic: str, payload: Payload = b"", **options: Any) -> Any:
         """`request` for a thread that has no event loop: waits there, while the requester's loop works.

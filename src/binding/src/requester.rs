@@ -7,7 +7,7 @@ use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use reqtt_core::command::{Command, NewRequest, RequesterOptions, ResponseTopic};
+use reqtt_core::command::{Command, Many, NewRequest, RequesterOptions, ResponseTopic, Token};
 use reqtt_core::message::Message as CoreMessage;
 use reqtt_core::topic;
 
@@ -183,28 +183,16 @@ impl Requester {
         response_topic: Option<String>,
         fail_fast: bool,
     ) -> PyResult<Call> {
-        let py = slf.py();
-        let this = slf.get();
-        let (requester, bridge) = this.bridge(py)?;
-        topic::check_topic(topic).map_err(|error| errors::to_py(py, &error))?;
-        let mut message = CoreMessage {
-            topic: Bytes::copy_from_slice(topic.as_bytes()),
-            qos: qos.map_or(Ok(this.qos), check_qos)?,
-            ..CoreMessage::default()
-        };
-        set_payload(py, &mut message, payload)?;
-        Given {
+        let given = Given {
             content_type,
             payload_format_indicator,
             message_expiry_interval,
             response_topic,
             correlation_data,
             user_properties,
-        }
-        .put_into(py, &mut message)?;
-        if this.azure {
-            message.properties.user_properties.push(("__protVer".into(), "1.0".into()));
-        }
+        };
+        let (requester, bridge, message) = Self::prepare(slf, topic, payload, qos, given)?;
+        let (py, this) = (slf.py(), slf.get());
         let timeout = timeout.map_or(Ok(this.timeout), check_timeout)?;
         let decode = response_type.map(|kind| compile_decoder(py, kind)).transpose()?;
         Bridge::start(bridge.bind(py), Waiting::Request(decode), |token| {
@@ -215,8 +203,92 @@ impl Requester {
                 started: Instant::now(),
                 timeout,
                 fail_fast,
+                many: None,
             }))
         })
+    }
+
+    /// Sends a request that takes many responses. Each goes to `item(response or RemoteError)`, the end to
+    /// `end(exception or None)`. Gives the token by which it is given up.
+    #[pyo3(signature = (topic, payload, item, end, *, timeout=None, stall=None, qos=None, content_type=None,
+        payload_format_indicator=None, user_properties=None, message_expiry_interval=None, correlation_data=None,
+        response_topic=None, fail_fast=true))]
+    #[allow(clippy::too_many_arguments, reason = "the public contract")]
+    fn _gather(
+        slf: &Bound<'_, Self>,
+        topic: &str,
+        payload: Option<&Bound<'_, PyAny>>,
+        item: Py<PyAny>,
+        end: Py<PyAny>,
+        timeout: Option<f64>,
+        stall: Option<f64>,
+        qos: Option<u8>,
+        content_type: Option<String>,
+        payload_format_indicator: Option<u8>,
+        user_properties: Option<&Bound<'_, PyAny>>,
+        message_expiry_interval: Option<u32>,
+        correlation_data: Option<&[u8]>,
+        response_topic: Option<String>,
+        fail_fast: bool,
+    ) -> PyResult<Token> {
+        let given = Given {
+            content_type,
+            payload_format_indicator,
+            message_expiry_interval,
+            response_topic,
+            correlation_data,
+            user_properties,
+        };
+        let (requester, bridge, mut message) = Self::prepare(slf, topic, payload, qos, given)?;
+        message.properties.user_properties.push((reqtt_core::GATHER.into(), "1".into()));
+        let timeout = timeout.map_or(Ok(slf.get().timeout), check_timeout)?;
+        let many = Some(Many { stall: stall.map(check_timeout).transpose()? });
+        Bridge::gather(bridge.bind(slf.py()), item, end, |token| {
+            let started = Instant::now();
+            Command::Request(Box::new(NewRequest {
+                token,
+                requester,
+                message,
+                started,
+                timeout,
+                fail_fast,
+                many,
+            }))
+        })
+    }
+
+    /// Ends a gathering.
+    fn _give_up(&self, py: Python<'_>, token: Token) -> PyResult<()> {
+        if let Ok((_, bridge)) = self.bridge(py) {
+            bridge.get().cancel(py, token);
+        }
+        Ok(())
+    }
+}
+
+impl Requester {
+    /// Checks what every request has, and makes the message of it.
+    fn prepare(
+        slf: &Bound<'_, Self>,
+        topic: &str,
+        payload: Option<&Bound<'_, PyAny>>,
+        qos: Option<u8>,
+        given: Given<'_, '_>,
+    ) -> PyResult<(u32, Py<Bridge>, CoreMessage)> {
+        let (py, this) = (slf.py(), slf.get());
+        let (requester, bridge) = this.bridge(py)?;
+        topic::check_topic(topic).map_err(|error| errors::to_py(py, &error))?;
+        let mut message = CoreMessage {
+            topic: Bytes::copy_from_slice(topic.as_bytes()),
+            qos: qos.map_or(Ok(this.qos), check_qos)?,
+            ..CoreMessage::default()
+        };
+        set_payload(py, &mut message, payload)?;
+        given.put_into(py, &mut message)?;
+        if this.azure {
+            message.properties.user_properties.push(("__protVer".into(), "1.0".into()));
+        }
+        Ok((requester, bridge, message))
     }
 }
 

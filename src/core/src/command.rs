@@ -31,6 +31,15 @@ pub struct NewRequest {
     pub timeout: Duration,
     /// Whether 0x10 *No matching subscribers* ends it at once.
     pub fail_fast: bool,
+    /// Takes every response that comes, and ends in `Event::Done`; `None` for the usual one.
+    pub many: Option<Many>,
+}
+
+/// What ends a request that takes many responses, besides its timeout and its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Many {
+    /// No response for so long after the last one.
+    pub stall: Option<Duration>,
 }
 
 /// How a requester chooses its response topic.

@@ -21,4 +21,4 @@ mod responder;
 pub mod topic;
 
 pub use error::{Error, ReasonCode, Result};
-pub use responder::{Ack, Reply, ResponderOptions};
+pub use responder::{Ack, GATHER, Reply, ResponderOptions};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::command::{
-    Counters, Event, NewRequest, RequesterOptions, ResponseTopic, SubscribeOptions, Token, count,
+    Counters, Event, Many, NewRequest, RequesterOptions, ResponseTopic, SubscribeOptions, Token, count,
 };
 use crate::correlation::{CorrelationMap, CorrelationSource, Ended, SlotId};
 use crate::effects::{Effects, Owner};
@@ -52,6 +52,7 @@ struct Pending {
     space: u32,
     stage: Stage,
     fail_fast: bool,
+    many: Option<Box<Many>>,
 }
 
 #[derive(Debug)]
@@ -254,7 +255,7 @@ impl Requesters {
     /// Takes a request in: allocates its slot, and sends it on or lets it wait.
     pub fn request(&mut self, request: NewRequest, now: Nanos, origin: Instant, effects: &mut Effects) {
         count(&self.counters.requests, 1);
-        let NewRequest { token, requester: id, mut message, started, timeout, fail_fast } = request;
+        let NewRequest { token, requester: id, mut message, started, timeout, fail_fast, many } = request;
         let fail = |error, effects: &mut Effects| effects.events.push(Event::Failed { token, error });
         let Some(requester) = self.requesters.get(&id) else {
             return fail(Error::ClientClosed, effects);
@@ -296,6 +297,7 @@ impl Requesters {
             space,
             stage,
             fail_fast,
+            many: many.map(Box::new),
         };
         let slot = match self.map.insert(space, &data, deadline, pending) {
             Ok(slot) => slot,
@@ -499,6 +501,12 @@ impl Requesters {
             let error = Error::Publish { topic: topic(), reason_code, reason_string };
             self.end(slot, Ended::Cancelled, Some(error), effects);
         } else if reason_code == ReasonCode::NO_MATCHING_SUBSCRIBERS && pending.fail_fast {
+            if pending.many.is_some() {
+                // Nobody there is an answer, too.
+                let token = pending.token;
+                effects.events.push(Event::Done { token });
+                return self.end(slot, Ended::Cancelled, None, effects);
+            }
             let error = Error::NoMatchingSubscribers { topic: topic() };
             self.end(slot, Ended::Cancelled, Some(error), effects);
         }
@@ -537,6 +545,12 @@ impl Requesters {
             return count(&self.counters.retained, 1);
         }
         let data = message.properties.correlation_data.as_deref().unwrap_or_default();
+        if let Some(slot) = self.map.find(space, data)
+            && let Some(pending) = self.map.get(slot)
+            && let Some(many) = pending.many.as_deref().copied()
+        {
+            return self.one_of_many(slot, many, message, now, effects);
+        }
         let taken = match self.map.take(space, data) {
             None if self.spaces[&space].by_topic => self.take_only(space),
             taken => taken,
@@ -557,6 +571,24 @@ impl Requesters {
             latency: Duration::from_nanos(now.saturating_sub(pending.started)),
         });
         self.ended(pending, effects);
+    }
+
+    /// The request goes on waiting for others.
+    fn one_of_many(&mut self, slot: SlotId, many: Many, message: Message, now: Nanos, effects: &mut Effects) {
+        let Some(pending) = self.map.get_mut(slot) else { return };
+        // Whatever became of the PUBACK.
+        pending.stage = Stage::Acknowledged;
+        count(&self.counters.responses, 1);
+        effects.events.push(Event::Response {
+            token: pending.token,
+            message,
+            request_topic: pending.topic.clone(),
+            latency: Duration::from_nanos(now.saturating_sub(pending.started)),
+        });
+        if let Some(stall) = many.stall {
+            let last = pending.started.saturating_add(pending.timeout);
+            self.map.set_deadline(slot, now.saturating_add(nanos(stall)).min(last));
+        }
     }
 
     fn take_only(&mut self, space: u32) -> Option<(SlotId, Pending)> {
@@ -583,6 +615,11 @@ impl Requesters {
         let mut expired = Vec::new();
         self.map.expire(now, |_, _, pending| expired.push(pending));
         for pending in expired {
+            if pending.many.is_some() && pending.stage == Stage::Acknowledged {
+                effects.events.push(Event::Done { token: pending.token });
+                self.ended(pending, effects);
+                continue;
+            }
             count(&self.counters.timeouts, 1);
             let phase = match pending.stage {
                 _ if !self.connected && pending.stage < Stage::Sent => Phase::Connect,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use crate::command::{Counters, Event, SubscribeOptions, Token, count};
+use crate::correlation::CorrelationSource;
 use crate::effects::{Effects, Outgoing, Owner};
 use crate::error::{Error, Result};
 use crate::message::{Message, Properties};
@@ -72,6 +73,12 @@ pub struct Reply {
     pub user_properties: Vec<(String, String)>,
 }
 
+/// A request with this user property takes a response from each responder; those say who they are, so that one
+/// that is repeated can be told from one that is alike.
+pub const GATHER: &str = "rq-gather";
+/// The user property in which they do.
+const IDENTITY: &str = "rq-id";
+
 /// How many duplicate keys are remembered, and how many bytes of responses, per connection.
 const CACHE_ENTRIES: usize = 10_000;
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
@@ -116,6 +123,7 @@ struct Running {
     correlation_data: Option<Bytes>,
     qos: u8,
     wants_status: bool,
+    wants_identity: bool,
 }
 
 /// What makes two deliveries one request.
@@ -149,6 +157,8 @@ pub(crate) struct Responders {
     order: VecDeque<Key>,
     cache_bytes: usize,
     drains: Vec<(Token, Vec<u32>)>,
+    /// What tells the responders of this connection from those of others.
+    identity: String,
     /// The subscription identifiers of all responders.
     identifiers: HashSet<u32>,
     counters: Arc<Counters>,
@@ -165,6 +175,7 @@ impl Responders {
             order: VecDeque::new(),
             cache_bytes: 0,
             drains: Vec::new(),
+            identity: String::from_utf8_lossy(&CorrelationSource::new().next()).into_owned(),
             identifiers: HashSet::new(),
             counters,
         }
@@ -374,6 +385,7 @@ impl Responders {
                 correlation_data: properties.correlation_data.clone(),
                 qos: incoming.message.qos,
                 wants_status: properties.user_property("__protVer").is_some(),
+                wants_identity: properties.user_property(GATHER).is_some(),
             });
             let delivery = u64::from(self.generation) << 32 | index as u64;
             if responder.stopped {
@@ -413,7 +425,8 @@ impl Responders {
         if expired && running.response_topic.is_some() {
             count(&self.counters.requests_dropped, 1);
         }
-        let response = reply.filter(|_| !expired).and_then(|reply| response(&running, reply, now));
+        let response =
+            reply.filter(|_| !expired).and_then(|reply| response(&running, reply, &self.identity, now));
         let mut deliveries: Vec<u64> = running.delivery.into_iter().collect();
         if let Some(key) = &running.key {
             deliveries.extend(self.remember(key, response.as_ref()));
@@ -586,11 +599,14 @@ fn whole_seconds(deadline: Instant, now: Instant) -> u32 {
 }
 
 /// The response to a request, or `None` where it named no place for one.
-fn response(running: &Running, reply: Reply, now: Instant) -> Option<Message> {
+fn response(running: &Running, reply: Reply, identity: &str, now: Instant) -> Option<Message> {
     let topic = Bytes::copy_from_slice(running.response_topic.as_ref()?.as_bytes());
     let mut user_properties = reply.user_properties;
     if reply.status >= 400 || running.wants_status {
         user_properties.insert(0, ("__stat".into(), reply.status.to_string()));
+    }
+    if running.wants_identity {
+        user_properties.push((IDENTITY.into(), identity.to_owned()));
     }
     Some(Message {
         topic,

@@ -50,6 +50,11 @@ enum Waiter {
         push: Py<PyAny>,
         fail: Py<PyAny>,
     },
+    /// A request with many responses: each goes to `item`, the end to `end`.
+    Gather {
+        item: Py<PyAny>,
+        end: Py<PyAny>,
+    },
 }
 
 struct Entry {
@@ -242,6 +247,23 @@ impl Bridge {
         Ok((token, Call::new(slf.clone().unbind(), slot, token)))
     }
 
+    /// Starts a request with many responses; each goes to `item(outcome)`, its end to `end(exception or None)`.
+    pub fn gather(
+        slf: &Bound<'_, Self>,
+        item: Py<PyAny>,
+        end: Py<PyAny>,
+        command: impl FnOnce(Token) -> Command,
+    ) -> PyResult<Token> {
+        let this = slf.get();
+        this.on_its_loop(slf.py())?;
+        let mut inner = this.lock();
+        let token = inner.wait(Waiter::Gather { item, end });
+        inner.requests += 1;
+        inner.cork.push(command(token));
+        this.send_cork(inner);
+        Ok(token)
+    }
+
     /// Registers a responder and starts it.
     pub fn respond(
         slf: &Bound<'_, Self>,
@@ -295,7 +317,7 @@ impl Bridge {
         let mut inner = self.lock();
         let Some(waiter) = inner.take(token) else { return };
         let command = match &waiter {
-            Waiter::Call(_, Waiting::Request(_)) => Some(Command::Cancel { token }),
+            Waiter::Call(_, Waiting::Request(_)) | Waiter::Gather { .. } => Some(Command::Cancel { token }),
             Waiter::Subscription { .. } => Some(Command::Unsubscribe { token }),
             Waiter::Call(..) => None,
         };
@@ -345,7 +367,9 @@ impl Bridge {
             let closed = errors::to_py(py, &Error::ClientClosed);
             match entry.waiter {
                 Waiter::Call(slot, _) => slot.complete(py, Err(closed))?,
-                Waiter::Subscription { fail, .. } => drop(fail.bind(py).call1((closed.value(py),))?),
+                Waiter::Subscription { fail: end, .. } | Waiter::Gather { end, .. } => {
+                    drop(end.bind(py).call1((closed.value(py),))?);
+                }
             }
         }
         if self.forks != runtime::forks() {
@@ -370,13 +394,22 @@ impl Bridge {
         let this = slf.get();
         match event {
             Event::Response { token, message, request_topic, latency } => {
+                let latency = latency.as_secs_f64();
+                let gathering = match this.lock().get(token) {
+                    Some(Waiter::Gather { item, .. }) => Some(item.clone_ref(py)),
+                    _ => None,
+                };
+                if let Some(item) = gathering {
+                    let outcome = match message::outcome(py, message, &request_topic, latency, None) {
+                        Ok(response) => response,
+                        Err(error) => error.into_value(py).into_any(),
+                    };
+                    return item.bind(py).call1((outcome,)).map(drop);
+                }
                 let Some(Waiter::Call(slot, Waiting::Request(decode))) = this.take(token) else {
                     return Ok(());
                 };
-                slot.complete(
-                    py,
-                    message::outcome(py, message, &request_topic, latency.as_secs_f64(), decode),
-                )
+                slot.complete(py, message::outcome(py, message, &request_topic, latency, decode))
             }
             Event::Request { responder, delivery, message, deadline } => {
                 let Some(known) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
@@ -424,6 +457,7 @@ impl Bridge {
             }
             Event::Done { token } => match this.take(token) {
                 Some(Waiter::Call(slot, _)) => slot.complete(py, Ok(py.None())),
+                Some(Waiter::Gather { end, .. }) => end.bind(py).call1((py.None(),)).map(drop),
                 _ => Ok(()),
             },
             Event::Failed { token, error } => match this.take(token) {
@@ -432,6 +466,9 @@ impl Bridge {
                     let error = errors::to_py(py, &error);
                     fail.bind(py).call1((error.value(py),))?;
                     slot.map_or(Ok(()), |slot| slot.complete(py, Err(error)))
+                }
+                Some(Waiter::Gather { end, .. }) => {
+                    end.bind(py).call1((errors::to_py(py, &error).value(py),)).map(drop)
                 }
                 None => Ok(()),
             },
@@ -613,7 +650,8 @@ impl Inner {
     fn take(&mut self, token: Token) -> Option<Waiter> {
         self.get(token)?;
         let entry = self.waiters.remove((token & 0xFFFF_FFFF) as usize);
-        self.requests -= usize::from(matches!(entry.waiter, Waiter::Call(_, Waiting::Request(_))));
+        let request = matches!(entry.waiter, Waiter::Call(_, Waiting::Request(_)) | Waiter::Gather { .. });
+        self.requests -= usize::from(request);
         Some(entry.waiter)
     }
 }

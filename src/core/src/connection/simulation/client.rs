@@ -621,6 +621,7 @@ impl Process {
             started,
             timeout: Duration::from_micros(timeout),
             fail_fast,
+            many: None,
         })));
         token
     }
