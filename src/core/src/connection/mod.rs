@@ -6,6 +6,8 @@
 //! per request, where a batch of requests, responses and acknowledgements can leave in one.
 
 mod codec;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;
 mod inflight;
 mod session;
 pub(crate) mod transport;

@@ -1,0 +1,557 @@
+//! The codec and the session in the hands of a hostile peer: see [`crate::fuzzing`].
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use rumqttc::mqttbytes::v5::{Packet, Publish};
+use rumqttc::mqttbytes::{Error as CodecError, check};
+
+use super::codec::{self, Incoming};
+use super::session::{Lost, Session};
+use crate::command::{
+    Answer, Command, Counters, Event, NewRequest, RequesterOptions, ResponseTopic, SubscribeOptions, Token,
+};
+use crate::fuzzing::Choices;
+use crate::message::{Message, Properties};
+use crate::options::Options;
+use crate::responder::{Ack, Reply, ResponderOptions};
+use crate::topic::{self, Pattern};
+
+/// What the client accepts here; larger packets end the connection.
+const MAXIMUM: u32 = 8192;
+const RECEIVE_MAXIMUM: u16 = 4;
+/// A session without hostile bytes holds nothing near this.
+const OUT_LIMIT: usize = 1 << 20;
+
+/// The reader of PUBLISH and the framing, alone and beside rumqttc's.
+pub fn codec(data: &[u8]) {
+    let mut input = BytesMut::from(data);
+    let mut whole = Vec::new();
+    loop {
+        let before = input.clone();
+        let read = codec::read(&mut input, MAXIMUM);
+        assert!(input.capacity() <= 2 * (data.len() + MAXIMUM as usize), "a length made it allocate");
+        match &read {
+            Ok(None) => {
+                assert_eq!(input, before, "waiting for more takes nothing");
+                assert!(before.len() < MAXIMUM as usize, "more than a packet, and still waiting");
+            }
+            Ok(Some(_)) => {
+                let length = check(before.iter(), None).expect("it was whole").frame_length();
+                assert_eq!(before.len() - input.len(), length, "one packet, one frame");
+                assert!(length <= MAXIMUM as usize);
+            }
+            Err(error) => {
+                // What is in the reason code has a name, and every error has one.
+                assert!(crate::ReasonCode(codec::violation(error) as u8).is_error());
+            }
+        }
+        beside_rumqttc(before, &read);
+        match read {
+            Ok(Some(packet)) => whole.push(show(packet)),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    // Where the reads cut the stream makes no difference.
+    let mut input = BytesMut::new();
+    let mut pieces = Vec::new();
+    'all: for piece in data.chunks(1 + data.len() % 7) {
+        input.extend_from_slice(piece);
+        loop {
+            match codec::read(&mut input, MAXIMUM) {
+                Ok(Some(packet)) => pieces.push(show(packet)),
+                Ok(None) => break,
+                Err(_) => break 'all,
+            }
+        }
+    }
+    assert_eq!(pieces, whole);
+}
+
+fn show(packet: Incoming) -> String {
+    match packet {
+        Incoming::Publish { message, pkid, alias } => format!("{pkid} {alias:?} {message:?}"),
+        Incoming::Other(packet) => format!("{packet:?}"),
+    }
+}
+
+/// PUBLISH is read here and not by rumqttc. It is to say the same where rumqttc is right: it takes repeated
+/// properties, Subscription Identifier 0, properties beyond their length and an empty topic without alias, and
+/// it miscounts Subscription Identifiers.
+fn beside_rumqttc(mut input: BytesMut, ours: &Result<Option<Incoming>, CodecError>) {
+    if input.first().is_none_or(|first| first >> 4 != 3) {
+        return;
+    }
+    let theirs = Packet::read(&mut input, Some(MAXIMUM));
+    match (ours, theirs) {
+        (Ok(Some(Incoming::Publish { message, pkid, alias })), Ok(Packet::Publish(theirs)))
+            if message.properties.subscription_identifiers.is_empty() =>
+        {
+            let their_alias = theirs.properties.as_ref().and_then(|properties| properties.topic_alias);
+            assert_eq!((*pkid, *alias), (theirs.pkid, their_alias));
+            let theirs = Message { dup: theirs.dup, ..codec::message(theirs) };
+            assert_eq!(*message, theirs);
+        }
+        (Ok(Some(Incoming::Publish { message, .. })), Err(error)) => {
+            let identifiers = !message.properties.subscription_identifiers.is_empty();
+            assert!(identifiers, "rumqttc refuses what is accepted here: {error} {message:?}");
+        }
+        (Ok(None), theirs) => assert!(matches!(theirs, Err(CodecError::InsufficientBytes(_)))),
+        _ => {}
+    }
+}
+
+const RESPONSES: &str = "r/1";
+const OTHER_RESPONSES: &str = "r/2";
+
+/// Topics that a broker may deliver on, the empty one for an alias.
+const TOPICS: [&str; 12] =
+    [RESPONSES, OTHER_RESPONSES, "q/a/power", "q/b", "q", "s/x", "", "$x", "own/r", "/", "w/+", "late/1"];
+
+/// The client, its network and its program, seen from the broker.
+struct Client {
+    session: Session,
+    now: Instant,
+    input: BytesMut,
+    online: bool,
+    token: Token,
+    /// The requests under way, with their correlation data and response topic.
+    requests: HashMap<Token, (Bytes, &'static str)>,
+    /// Requests handed to handlers, and not yet answered.
+    running: Vec<(u64, Message)>,
+    /// QoS 1 and 2 PUBLISHes that the client sent last.
+    published: Vec<(u16, u8)>,
+    subscribed: Vec<(u16, bool)>,
+    deliveries: Vec<u64>,
+    seen: HashSet<u64>,
+}
+
+impl Client {
+    fn new(options: Options) -> Self {
+        let now = Instant::now();
+        Self {
+            session: Session::new(Arc::new(options), Arc::new(Counters::default()), now),
+            now,
+            input: BytesMut::new(),
+            online: false,
+            token: 0,
+            requests: HashMap::new(),
+            running: Vec::new(),
+            published: Vec::new(),
+            subscribed: Vec::new(),
+            deliveries: Vec::new(),
+            seen: HashSet::new(),
+        }
+    }
+
+    fn options() -> Options {
+        let mut options = Options::new("mqtt://localhost").expect("a URL");
+        options.client_id = Some("c".into());
+        options.maximum_packet_size = MAXIMUM;
+        options.receive_maximum = RECEIVE_MAXIMUM;
+        options.topic_alias_maximum = 3;
+        options
+    }
+
+    fn token(&mut self) -> Token {
+        self.token += 1;
+        self.token
+    }
+
+    fn command(&mut self, command: Command) {
+        self.session.command(command, self.now);
+        self.session.settle(self.now);
+    }
+
+    /// Opens a connection and answers its CONNECT.
+    fn connect(&mut self, connack: &[u8]) {
+        self.input.clear();
+        self.session.open(Answer::default(), self.now);
+        self.online = true;
+        self.receive(connack);
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        if !self.online {
+            return;
+        }
+        self.input.extend_from_slice(bytes);
+        let before = self.session.out.len();
+        if let Err(lost) = self.session.input(&mut self.input, self.now) {
+            assert!(!lost.detail.is_empty());
+            self.lose(&lost);
+        } else {
+            assert!(self.input.len() < MAXIMUM as usize, "what is left is less than a packet");
+        }
+        let written = self.session.out.len().saturating_sub(before);
+        assert!(written < OUT_LIMIT, "{} bytes in made {written} bytes out", bytes.len());
+    }
+
+    fn lose(&mut self, lost: &Lost) {
+        self.drain();
+        self.session.disconnected(lost);
+        self.online = false;
+        self.deliveries.clear();
+        self.published.clear();
+        self.subscribed.clear();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        if let Err(lost) = self.session.tick(self.now) {
+            self.lose(&lost);
+        }
+        self.session.settle(self.now);
+        let due = self.session.deadline();
+        assert!(due.is_none_or(|due| due > self.now), "what is due has been done, or it would spin");
+    }
+
+    /// The network takes everything: each packet of it is one that a broker can read.
+    fn drain(&mut self) {
+        let mut out = std::mem::take(&mut self.session.out);
+        while !out.is_empty() {
+            match Packet::read(&mut out, None).expect("a client writes whole packets") {
+                Packet::Publish(publish) => self.sent(&publish),
+                Packet::Subscribe(subscribe) => self.subscribed.push((subscribe.pkid, true)),
+                Packet::Unsubscribe(unsubscribe) => self.subscribed.push((unsubscribe.pkid, false)),
+                _ => {}
+            }
+        }
+        self.session.written(self.now);
+    }
+
+    fn sent(&mut self, publish: &Publish) {
+        let name = std::str::from_utf8(&publish.topic).expect("UTF-8");
+        topic::check_topic(name).expect("a topic");
+        assert!(!publish.retain, "neither requests nor responses are retained");
+        if publish.qos as u8 > 0 {
+            self.published.push((publish.pkid, publish.qos as u8));
+        }
+    }
+
+    /// What the program is told. Every token ends at most once.
+    fn events(&mut self) {
+        let events = std::mem::take(self.session.events());
+        assert!(events.len() < 4096);
+        for event in events {
+            match event {
+                Event::Response { token, message, request_topic, .. } => {
+                    let (data, topic) = self.requests.remove(&token).expect("it was under way");
+                    assert_eq!(message.topic(), topic);
+                    assert_eq!(message.properties.correlation_data, Some(data));
+                    assert!(!message.retain);
+                    assert_eq!(&request_topic[..], b"q/x");
+                }
+                Event::Failed { token, error } => {
+                    assert!(error.to_string().len() < 3 * MAXIMUM as usize);
+                    self.requests.remove(&token);
+                }
+                Event::Message { message, delivery, .. } => {
+                    assert!(topic::matches("s/#", message.topic()));
+                    self.deliveries.extend(delivery);
+                }
+                Event::Request { delivery, message, .. } => {
+                    assert!(self.seen.insert(delivery), "each run has a number of its own");
+                    check_request(&message);
+                    self.running.push((delivery, message));
+                    assert!(self.running.len() <= 2 * CONCURRENCY, "concurrency bounds the handlers");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn request(&mut self, choices: &mut Choices<'_>) {
+        let how = choices.byte();
+        let token = self.token();
+        let data = Bytes::from(vec![b'c', b'0' + u8::try_from(token % 10).expect("a digit")]);
+        let topic = if how & 4 == 0 { RESPONSES } else { OTHER_RESPONSES };
+        let message = Message {
+            topic: Bytes::from_static(b"q/x"),
+            payload: Bytes::from_static(b"?"),
+            qos: how & 3,
+            properties: Properties {
+                correlation_data: Some(data.clone()),
+                response_topic: (how & 4 != 0).then(|| topic.to_owned()),
+                ..Properties::default()
+            },
+            ..Message::default()
+        };
+        if message.qos == 3 {
+            return;
+        }
+        self.requests.insert(token, (data, topic));
+        self.command(Command::Request(Box::new(NewRequest {
+            token,
+            requester: 1,
+            message,
+            started: self.now,
+            timeout: Duration::from_secs(5),
+            fail_fast: how & 8 == 0,
+        })));
+    }
+
+    fn reply(&mut self, choices: &mut Choices<'_>) {
+        let how = usize::from(choices.byte());
+        let properties = choices.block();
+        if self.running.is_empty() {
+            return;
+        }
+        let (delivery, _) = self.running.swap_remove(how % self.running.len());
+        let text = String::from_utf8_lossy(properties).replace('\0', "");
+        let reply = Reply {
+            payload: Bytes::from_static(b"!"),
+            status: if how & 64 == 0 { 200 } else { 500 },
+            user_properties: vec![("__stMsg".into(), text.repeat(if how & 128 == 0 { 1 } else { 300 }))],
+            ..Reply::default()
+        };
+        self.command(Command::Reply { delivery, reply: (how & 32 == 0).then(|| Box::new(reply)) });
+    }
+
+    /// One step of the script.
+    fn step(&mut self, choices: &mut Choices<'_>) {
+        match choices.byte() % 12 {
+            0 => {
+                let bytes = choices.block();
+                self.receive(bytes);
+            }
+            1 => {
+                let (first, body) = (choices.byte(), choices.block());
+                self.receive(&frame(first, &[body]));
+            }
+            2 | 3 => {
+                let packet = publish(choices);
+                self.receive(&packet);
+            }
+            4 => self.pass(Duration::from_millis(u64::from(choices.byte()) * 100)),
+            5 => self.drain(),
+            6 => self.acknowledge(choices),
+            7 => self.request(choices),
+            8 => self.reply(choices),
+            9 => {
+                let token = u64::from(choices.byte());
+                self.requests.remove(&token);
+                self.command(Command::Cancel { token });
+            }
+            10 => {
+                for delivery in std::mem::take(&mut self.deliveries) {
+                    self.command(Command::Acknowledge { delivery });
+                }
+            }
+            _ => {
+                let how = choices.byte();
+                self.lose(&Lost::because("the script says so"));
+                let properties = choices.block();
+                self.connect(&connack(how & 1, properties));
+            }
+        }
+        self.events();
+    }
+
+    /// Answers the last PUBLISH, SUBSCRIBE or UNSUBSCRIBE, rightly or not.
+    fn acknowledge(&mut self, choices: &mut Choices<'_>) {
+        self.drain();
+        let (how, code) = (choices.byte(), choices.byte());
+        if how & 1 == 0
+            && let Some((pkid, subscribe)) = self.subscribed.pop()
+        {
+            let [high, low] = pkid.to_be_bytes();
+            let first = if subscribe ^ (how & 128 != 0) { 0x90 } else { 0xB0 };
+            return self.receive(&frame(first, &[&[high, low, 0, code]]));
+        }
+        let Some(&(pkid, qos)) = self.published.last() else { return };
+        if how & 2 == 0 {
+            self.published.pop();
+        }
+        let [high, low] = pkid.to_be_bytes();
+        let first = match (qos, how & 12) {
+            (1, 0) => 0x40,
+            (_, 8) => 0x70,
+            (_, 12) => 0x62,
+            _ => 0x50,
+        };
+        self.receive(&frame(first, &[&[high, low, code]]));
+    }
+
+    /// The end: what waits ends, each once.
+    fn end(mut self) {
+        self.session.close();
+        self.events();
+        assert!(self.requests.is_empty(), "every request ends: {:?}", self.requests.keys());
+    }
+}
+
+fn frame(first: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut packet = vec![first];
+    while length >= 128 {
+        packet.put_u8((length % 128) as u8 | 128);
+        length /= 128;
+    }
+    packet.put_u8(length as u8);
+    packet.extend(parts.iter().copied().flatten());
+    packet
+}
+
+fn connack(present: u8, properties: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(properties.len().min(127)).expect("short");
+    frame(0x20, &[&[present, 0, length], &properties[..length.into()]])
+}
+
+/// A PUBLISH whose frame is right, and the rest as the script wants it.
+fn publish(choices: &mut Choices<'_>) -> Vec<u8> {
+    let (flags, topic, pkid) = (choices.byte() & 15, choices.byte(), choices.byte());
+    let mut properties = choices.block().to_vec();
+    if topic & 128 != 0 {
+        // Correlation Data of a request that there may be.
+        properties.extend_from_slice(&[9, 0, 2, b'c', b'0' + pkid % 10]);
+    }
+    if topic & 64 != 0 {
+        properties.extend_from_slice(b"\x08\0\x03r/3");
+    }
+    let payload = choices.block();
+    let topic = TOPICS[usize::from(topic & 63) % TOPICS.len()].as_bytes();
+    let mut head = Vec::new();
+    head.put_u16(topic.len() as u16);
+    head.extend_from_slice(topic);
+    if flags & 6 != 0 {
+        head.put_u16(pkid.into());
+    }
+    let mut length = properties.len();
+    while length >= 128 {
+        head.put_u8((length % 128) as u8 | 128);
+        length /= 128;
+    }
+    head.put_u8(length as u8);
+    frame(0x30 | flags, &[&head, &properties, payload])
+}
+
+fn run(client: &mut Client, data: &[u8]) {
+    let mut choices = Choices(data);
+    while !choices.is_empty() {
+        client.step(&mut choices);
+    }
+}
+
+/// A requester, a subscription, and a broker that means no good.
+pub fn requester(data: &[u8]) {
+    let mut choices = Choices(data);
+    let how = choices.byte();
+    let mut options = Client::options();
+    if how & 1 != 0 {
+        options.clean_start = false;
+        options.session_expiry_interval = 100;
+    }
+    if how & 2 != 0 {
+        options.authentication_method = Some("x".into());
+    }
+    let mut client = Client::new(options);
+    client.command(Command::OpenRequester {
+        requester: 1,
+        options: RequesterOptions {
+            response_topic: ResponseTopic::Fixed(RESPONSES.into()),
+            response_qos: None,
+            max_pending_requests: 5,
+            resend: how & 8 == 0,
+            match_by_topic: false,
+        },
+    });
+    let token = client.token();
+    client.command(Command::Subscribe {
+        token,
+        filters: vec!["s/#".into(), "s/+".into()],
+        options: SubscribeOptions {
+            qos: 2,
+            no_local: false,
+            retain_as_published: true,
+            retain_handling: 0,
+            subscription_identifier: Some(7),
+        },
+    });
+    // Without a CONNACK the script has to send it.
+    client.connect(&if how & 4 != 0 { Vec::new() } else { connack(how >> 4 & 1, &[]) });
+    run(&mut client, choices.0);
+    client.end();
+}
+
+const CONCURRENCY: usize = 2;
+const ALLOWED: &str = "r/#";
+
+fn check_request(message: &Message) {
+    assert!(!message.retain, "retained messages do not run");
+    assert_ne!(message.properties.message_expiry_interval, Some(0));
+    if let Some(topic) = &message.properties.response_topic {
+        topic::check_topic(topic).expect("a Response Topic that can be published to");
+        assert!(topic::matches(ALLOWED, topic), "{topic} is allowed");
+    }
+}
+
+/// Responders, a requester on the same client, and whoever may publish to them.
+pub fn responder(data: &[u8]) {
+    let mut choices = Choices(data);
+    let how = choices.byte();
+    let mut options = Client::options();
+    if how & 1 != 0 {
+        options.clean_start = false;
+        options.session_expiry_interval = 100;
+    }
+    let mut client = Client::new(options);
+    for (id, filter) in [(1, "q/{device}/power"), (2, "q/#")] {
+        let token = client.token();
+        let options = ResponderOptions {
+            pattern: Pattern::parse(filter).expect("a pattern"),
+            group: (how & 2 != 0).then(|| "g".to_owned()),
+            qos: 2,
+            concurrency: CONCURRENCY,
+            ack: if how & 4 == 0 { Ack::AfterResponse } else { Ack::OnReceipt },
+            deduplicate: how & 8 == 0,
+            run_without_response_topic: how & 16 == 0,
+            allowed_response_topics: vec![ALLOWED.into()],
+            retained: false,
+        };
+        client.command(Command::OpenResponder { token, responder: id, options: Arc::new(options) });
+    }
+    client.command(Command::OpenRequester {
+        requester: 1,
+        options: RequesterOptions {
+            response_topic: ResponseTopic::Fixed(RESPONSES.into()),
+            response_qos: None,
+            max_pending_requests: 5,
+            resend: true,
+            match_by_topic: false,
+        },
+    });
+    client.connect(&connack(how >> 5 & 1, &[]));
+    run(&mut client, choices.0);
+    client.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_reaches_what_it_is_about() {
+        // A request is written, its response topic granted, and answered.
+        let mut client = Client::new(Client::options());
+        client.command(Command::OpenRequester {
+            requester: 1,
+            options: RequesterOptions {
+                response_topic: ResponseTopic::Fixed(RESPONSES.into()),
+                response_qos: None,
+                max_pending_requests: 5,
+                resend: true,
+                match_by_topic: false,
+            },
+        });
+        client.connect(&connack(0, &[]));
+        // 7: a QoS 1 request; 6: its SUBACK; 6: its PUBACK; 2: the response.
+        run(&mut client, &[7, 1, 6, 0, 1, 6, 1, 0]);
+        assert_eq!(client.requests.len(), 1);
+        run(&mut client, &[2, 0, 128, 1, 0, 0]);
+        assert!(client.requests.is_empty(), "answered");
+        client.end();
+    }
+}
