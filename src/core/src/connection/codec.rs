@@ -198,6 +198,12 @@ pub(super) fn message(packet: Publish) -> Message {
 /// Frames up to this size are copied out of the read buffer.
 const COPY_UP_TO: usize = 4096;
 
+/// A part of a frame that may be kept for long, e.g. Correlation Data in the memory of answered requests. As a
+/// slice it would hold the whole frame: 16 bytes with a megabyte of payload behind them.
+fn detached(part: Bytes, frame: usize) -> Bytes {
+    if frame <= COPY_UP_TO { part } else { Bytes::copy_from_slice(&part) }
+}
+
 /// One packet from the broker.
 pub(super) enum Incoming {
     Publish { message: Message, pkid: u16, alias: Option<u16> },
@@ -213,7 +219,8 @@ pub(super) fn read(input: &mut BytesMut, maximum: u32) -> Result<Option<Incoming
     let header = match check(input.iter(), Some(maximum)) {
         Ok(header) => header,
         Err(CodecError::InsufficientBytes(more)) => {
-            input.reserve(more);
+            // No more than is here already: a length alone, of up to 256 MiB, must not make us allocate.
+            input.reserve(more.min(input.len().max(COPY_UP_TO)));
             return Ok(None);
         }
         Err(error) => return Err(error),
@@ -246,6 +253,7 @@ pub(super) fn read(input: &mut BytesMut, maximum: u32) -> Result<Option<Incoming
 }
 
 fn read_publish(mut frame: Bytes) -> Result<Incoming, CodecError> {
+    let size = frame.len();
     let first = frame.get_u8();
     let _remaining = variable_integer(&mut frame)?;
     let qos = first >> 1 & 3;
@@ -253,7 +261,7 @@ fn read_publish(mut frame: Bytes) -> Result<Incoming, CodecError> {
     if qos == 3 || qos == 0 && dup {
         return Err(CodecError::MalformedPacket);
     }
-    let topic = binary(&mut frame)?;
+    let topic = detached(binary(&mut frame)?, size);
     let name = std::str::from_utf8(&topic).map_err(|source| CodecError::TopicNotUtf8 { source })?;
     if name.contains(['+', '#', '\0']) {
         return Err(CodecError::MalformedPacket);
@@ -266,7 +274,8 @@ fn read_publish(mut frame: Bytes) -> Result<Incoming, CodecError> {
     if length > frame.len() {
         return Err(CodecError::MalformedPacket);
     }
-    let (properties, alias) = read_properties(frame.split_to(length))?;
+    let (mut properties, alias) = read_properties(frame.split_to(length))?;
+    properties.correlation_data = properties.correlation_data.map(|data| detached(data, size));
     if topic.is_empty() && alias.is_none() {
         return Err(CodecError::ProtocolError);
     }
@@ -473,6 +482,31 @@ mod tests {
         };
         assert_eq!(message.properties.subscription_identifiers, [1, 2, 3, 4, 5]);
         assert_eq!(&message.payload[..], b"payload");
+    }
+
+    #[test]
+    fn what_is_kept_of_a_large_message_does_not_hold_its_payload() {
+        let message = Message {
+            topic: Bytes::from_static(b"t"),
+            payload: vec![0; 100_000].into(),
+            properties: Properties {
+                correlation_data: Some(Bytes::from_static(b"c")),
+                ..Properties::default()
+            },
+            ..Message::default()
+        };
+        let message = round_trip(message, 0);
+        // Whoever holds the only reference to a buffer gets it back as it is.
+        for part in [message.topic, message.properties.correlation_data.unwrap()] {
+            assert!(part.try_into_mut().unwrap().capacity() < 100);
+        }
+    }
+
+    #[test]
+    fn a_length_alone_allocates_nothing() {
+        let mut input = BytesMut::from(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F][..]);
+        assert!(matches!(read(&mut input, u32::MAX), Ok(None)));
+        assert!(input.capacity() <= 2 * COPY_UP_TO);
     }
 
     #[test]
