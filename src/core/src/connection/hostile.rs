@@ -126,6 +126,9 @@ struct Client {
     subscribed: Vec<(u16, bool)>,
     deliveries: Vec<u64>,
     seen: HashSet<u64>,
+    /// Why the last connection ended, and the reason code of the client's DISCONNECT.
+    lost: String,
+    disconnect: Option<u8>,
 }
 
 impl Client {
@@ -143,6 +146,8 @@ impl Client {
             subscribed: Vec::new(),
             deliveries: Vec::new(),
             seen: HashSet::new(),
+            lost: String::new(),
+            disconnect: None,
         }
     }
 
@@ -168,6 +173,8 @@ impl Client {
     /// Opens a connection and answers its CONNECT.
     fn connect(&mut self, connack: &[u8]) {
         self.input.clear();
+        self.lost.clear();
+        self.disconnect = None;
         self.session.open(Answer::default(), self.now);
         self.online = true;
         self.receive(connack);
@@ -191,6 +198,7 @@ impl Client {
 
     fn lose(&mut self, lost: &Lost) {
         self.drain();
+        self.lost.clone_from(&lost.detail);
         self.session.disconnected(lost);
         self.online = false;
         self.deliveries.clear();
@@ -215,6 +223,7 @@ impl Client {
             match Packet::read(&mut out, None).expect("a client writes whole packets") {
                 Packet::Publish(publish) => self.sent(&publish),
                 Packet::Subscribe(subscribe) => self.subscribed.push((subscribe.pkid, true)),
+                Packet::Disconnect(disconnect) => self.disconnect = Some(disconnect.reason_code as u8),
                 Packet::Unsubscribe(unsubscribe) => self.subscribed.push((unsubscribe.pkid, false)),
                 _ => {}
             }
@@ -553,5 +562,46 @@ mod tests {
         run(&mut client, &[2, 0, 128, 1, 0, 0]);
         assert!(client.requests.is_empty(), "answered");
         client.end();
+    }
+
+    fn connected() -> Client {
+        let mut client = Client::new(Client::options());
+        client.connect(&connack(0, &[]));
+        client
+    }
+
+    #[test]
+    fn what_the_broker_breaks_is_told_by_its_reason_code() {
+        let alias = |number| frame(0x30, &[b"\0\0\x03\x23\0", &[number]]);
+        let too_large = [0x30, 0xFF, 0xFF, 0xFF, 0x7F];
+        for (bytes, code, said) in [
+            (&frame(0x40, &[&[0, 0, 0]])[..], 0x82, "0x82 Protocol Error"),
+            (&frame(0x36, &[b"\0\x01t\0\x01\0"]), 0x81, "0x81 Malformed Packet"),
+            (&frame(0x20, &[&[0, 0, 0]]), 0x82, "it sent ConnAck where the protocol does not allow one"),
+            (&frame(0x90, &[&[0, 1, 0, 1, 1]]), 0x82, "SUBACK for several filters"),
+            (&alias(9), 0x94, "0x94 Topic Alias invalid"),
+            (&alias(1), 0x94, "never defined"),
+            (&too_large, 0x95, "0x95 Packet too large"),
+        ] {
+            let mut client = connected();
+            client.receive(bytes);
+            assert!(client.lost.contains(said), "{bytes:?}: {}", client.lost);
+            assert_eq!(client.disconnect, Some(code), "{}", client.lost);
+        }
+    }
+
+    #[test]
+    fn a_connack_that_makes_no_sense_is_refused() {
+        for (properties, said) in [
+            (&[0x21, 0, 0][..], "0x82 Protocol Error"),
+            (&[0x27, 0, 0, 0, 0], "Maximum Packet Size 0"),
+            (&[0x24, 3], "Maximum QoS 3"),
+            (&[0x7F], "0x81 Malformed Packet"),
+        ] {
+            let mut client = Client::new(Client::options());
+            client.connect(&connack(0, properties));
+            assert!(client.lost.contains(said), "{properties:?}: {}", client.lost);
+            assert!(client.disconnect.is_some() && !client.session.known());
+        }
     }
 }

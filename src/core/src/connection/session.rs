@@ -31,6 +31,9 @@ const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a PINGRESP may take, in a connection whose keep alive is longer.
 const PING_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The packet type in the first byte (section 2.1.2).
+const CONNACK: u8 = 2;
+
 /// Why a connection ended.
 #[derive(Debug, Clone)]
 pub(super) struct Lost {
@@ -562,6 +565,7 @@ impl Session {
         self.pinged = None;
         let mut packets = 0;
         loop {
+            let connack = input.first().is_some_and(|first| first >> 4 == CONNACK);
             match codec::read(input, self.options.maximum_packet_size) {
                 Ok(None) => break,
                 Ok(Some(Incoming::Publish { message, pkid, alias })) if self.online() => {
@@ -569,7 +573,7 @@ impl Session {
                 }
                 Ok(Some(Incoming::Publish { .. })) => return Err(self.unexpected("a PUBLISH")),
                 Ok(Some(Incoming::Other(packet))) => self.packet(packet, now)?,
-                Err(error) => return Err(self.unreadable(&error, input)),
+                Err(error) => return Err(self.unreadable(&error, connack, input)),
             }
             packets += 1;
         }
@@ -577,16 +581,14 @@ impl Session {
         Ok(packets)
     }
 
-    fn unreadable(&mut self, error: &CodecError, input: &BytesMut) -> Lost {
-        if self.state == State::Handshake {
+    fn unreadable(&mut self, error: &CodecError, connack: bool, input: &BytesMut) -> Lost {
+        if self.state == State::Handshake && !connack {
             return Lost::because(format!(
                 "what answered CONNECT is no MQTT 5 broker ({error}, {} bytes): check the port and the scheme (mqtt, mqtts, ws, wss), and that the broker speaks MQTT 5",
                 input.len()
             ));
         }
-        let code = codec::violation(error);
-        codec::write(&codec::disconnect(code, None), &mut self.out);
-        Lost::because(format!("the broker sent a packet that breaks the protocol: {error}"))
+        self.violated(codec::violation(error), &error.to_string())
     }
 
     fn packet(&mut self, packet: Packet, now: Instant) -> Result<(), Lost> {
@@ -629,6 +631,9 @@ impl Session {
                 codec::write(&Packet::PubComp(PubComp::new(release.pkid, None)), &mut self.out);
             }
             (Packet::SubAck(ack), State::Online) => {
+                if ack.return_codes.len() != 1 {
+                    return Err(self.unexpected("a SUBACK for several filters"));
+                }
                 let reason_string = ack.properties.and_then(|properties| properties.reason_string);
                 let code =
                     ack.return_codes.first().map_or(ReasonCode(0x80), |code| codec::suback_code(*code));
@@ -661,8 +666,14 @@ impl Session {
     }
 
     fn unexpected(&mut self, packet: &str) -> Lost {
-        codec::write(&codec::disconnect(DisconnectReasonCode::ProtocolError, None), &mut self.out);
-        Lost::because(format!("the broker sent {packet} where the protocol does not allow it"))
+        let what = format!("it sent {packet} where the protocol does not allow one");
+        self.violated(DisconnectReasonCode::ProtocolError, &what)
+    }
+
+    /// The broker breaks the protocol: it is told by a DISCONNECT, and the user by the same name.
+    fn violated(&mut self, code: DisconnectReasonCode, what: &str) -> Lost {
+        codec::write(&codec::disconnect(code, None), &mut self.out);
+        Lost::because(format!("the broker breaks the protocol ({}): {what}", ReasonCode(code as u8)))
     }
 
     /// The caller's next word in enhanced authentication.
@@ -708,6 +719,17 @@ impl Session {
                 again: !matches!(code.0, 0x84 | 0x85 | 0x8A | 0x8C | 0x95 | 0x9D),
                 ..Lost::because("the broker refused CONNECT")
             });
+        }
+        // Sections 3.2.2.3.6 and 3.2.2.3.4: nothing could be sent to such a broker. (A Maximum QoS of 2 is wrong,
+        // too, but says what its absence does.)
+        if connack.maximum_packet_size == Some(0) {
+            return Err(
+                self.violated(DisconnectReasonCode::ProtocolError, "its CONNACK has Maximum Packet Size 0")
+            );
+        }
+        if connack.maximum_qos > 2 {
+            let what = format!("its CONNACK has Maximum QoS {}", connack.maximum_qos);
+            return Err(self.violated(DisconnectReasonCode::ProtocolError, &what));
         }
         if let Some(assigned) = &connack.assigned_client_identifier {
             self.client_id.clone_from(assigned);
@@ -942,9 +964,9 @@ impl Session {
             Some(message.topic.clone())
         };
         let Some(topic) = known else {
-            codec::write(&codec::disconnect(DisconnectReasonCode::TopicAliasInvalid, None), &mut self.out);
-            return Err(Lost::because(
-                "the broker used a topic alias that was never defined, or is too large",
+            return Err(self.violated(
+                DisconnectReasonCode::TopicAliasInvalid,
+                "it used a topic alias that was never defined, or is larger than topic_alias_maximum",
             ));
         };
         message.topic = topic;
