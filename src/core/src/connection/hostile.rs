@@ -192,6 +192,7 @@ impl Client {
         } else {
             assert!(self.input.len() < MAXIMUM as usize, "what is left is less than a packet");
         }
+        assert!(self.session.held() <= usize::from(RECEIVE_MAXIMUM), "the broker keeps to Receive Maximum");
         let written = self.session.out.len().saturating_sub(before);
         assert!(written < OUT_LIMIT, "{} bytes in made {written} bytes out", bytes.len());
     }
@@ -587,6 +588,28 @@ mod tests {
             client.receive(bytes);
             assert!(client.lost.contains(said), "{bytes:?}: {}", client.lost);
             assert_eq!(client.disconnect, Some(code), "{}", client.lost);
+        }
+    }
+
+    #[test]
+    fn a_broker_that_exceeds_receive_maximum_is_disconnected() {
+        for flags in [0x32, 0x34] {
+            let mut client = connected();
+            let options = SubscribeOptions {
+                qos: 2,
+                no_local: false,
+                retain_as_published: false,
+                retain_handling: 0,
+                subscription_identifier: None,
+            };
+            client.command(Command::Subscribe { token: 1, filters: vec!["s/#".into()], options });
+            for pkid in 1..=5 {
+                assert!(client.lost.is_empty());
+                client.receive(&frame(flags, &[b"\0\x03s/x\0", &[pkid, 0]]));
+                client.events();
+            }
+            assert!(client.lost.contains("0x93 Receive Maximum exceeded"), "{}", client.lost);
+            assert_eq!(client.disconnect, Some(0x93));
         }
     }
 

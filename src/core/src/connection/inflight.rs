@@ -123,6 +123,11 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
+    /// How many the broker has to count against our Receive Maximum.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Takes one in that nobody has yet; `set_users` says who gets it.
     pub fn add(&mut self, pkid: u16, qos: u8) -> u64 {
         self.queue.push_back(Delivery { pkid, qos, users: 1, expires: None, taken: false });

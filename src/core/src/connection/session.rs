@@ -471,6 +471,12 @@ impl Session {
         }
     }
 
+    /// How many messages the broker has to count against our Receive Maximum.
+    #[cfg(any(test, fuzzing))]
+    pub fn held(&self) -> usize {
+        self.deliveries.len()
+    }
+
     /// Sends the PUBACKs and PUBRECs that are due.
     fn acknowledge(&mut self) {
         if self.state != State::Online {
@@ -872,6 +878,13 @@ impl Session {
         } else if message.dup && self.deliveries.holds(pkid) {
             // The same delivery again on the same connection: the first is still being worked on.
             return Ok(());
+        }
+        if qos > 0 && self.deliveries.len() >= usize::from(self.options.receive_maximum) {
+            // [MQTT-3.3.4-9]. Without it the broker decides how much waits here.
+            return Err(self.violated(
+                DisconnectReasonCode::ReceiveMaximumExceeded,
+                "it sent more unacknowledged QoS 1 and 2 messages than receive_maximum",
+            ));
         }
         let delivery = (qos > 0).then(|| self.deliveries.add(pkid, qos));
         if let Some(message) = self.hand_over(message, delivery, now) {
