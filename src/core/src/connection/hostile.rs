@@ -498,6 +498,20 @@ fn check_request(message: &Message) {
     }
 }
 
+fn responder_options(filter: &str) -> ResponderOptions {
+    ResponderOptions {
+        pattern: Pattern::parse(filter).expect("a pattern"),
+        group: None,
+        qos: 2,
+        concurrency: CONCURRENCY,
+        ack: Ack::AfterResponse,
+        deduplicate: true,
+        run_without_response_topic: true,
+        allowed_response_topics: vec![ALLOWED.into()],
+        retained: false,
+    }
+}
+
 /// Responders, a requester on the same client, and whoever may publish to them.
 pub fn responder(data: &[u8]) {
     let mut choices = Choices(data);
@@ -511,15 +525,11 @@ pub fn responder(data: &[u8]) {
     for (id, filter) in [(1, "q/{device}/power"), (2, "q/#")] {
         let token = client.token();
         let options = ResponderOptions {
-            pattern: Pattern::parse(filter).expect("a pattern"),
             group: (how & 2 != 0).then(|| "g".to_owned()),
-            qos: 2,
-            concurrency: CONCURRENCY,
             ack: if how & 4 == 0 { Ack::AfterResponse } else { Ack::OnReceipt },
             deduplicate: how & 8 == 0,
             run_without_response_topic: how & 16 == 0,
-            allowed_response_topics: vec![ALLOWED.into()],
-            retained: false,
+            ..responder_options(filter)
         };
         client.command(Command::OpenResponder { token, responder: id, options: Arc::new(options) });
     }
@@ -611,6 +621,66 @@ mod tests {
             assert!(client.lost.contains("0x93 Receive Maximum exceeded"), "{}", client.lost);
             assert_eq!(client.disconnect, Some(0x93));
         }
+    }
+
+    fn default_requester() -> Command {
+        Command::OpenRequester {
+            requester: 1,
+            options: RequesterOptions {
+                response_topic: ResponseTopic::Default,
+                response_qos: None,
+                max_pending_requests: 5,
+                resend: true,
+                match_by_topic: false,
+            },
+        }
+    }
+
+    fn long_property(kind: u8) -> Vec<u8> {
+        let text = vec![b'x'; 65_535];
+        frame(0x20, &[&[0, 0, 0x82, 0x80, 0x04, kind, 0xFF, 0xFF], &text])
+    }
+
+    #[test]
+    fn a_response_topic_that_the_broker_makes_too_long_fails_the_request() {
+        let mut options = Client::options();
+        options.maximum_packet_size = 100_000;
+        let mut client = Client::new(options);
+        client.command(default_requester());
+        client.connect(&long_property(0x12));
+        assert!(client.session.online());
+        run(&mut client, &[7, 1]);
+        assert!(client.requests.is_empty(), "it cannot be subscribed to, and says so");
+        // Response Information that is too long is not used.
+        client.lose(&Lost::because("again"));
+        client.session.events().clear();
+        let mut options = Client::options();
+        options.maximum_packet_size = 100_000;
+        let mut client = Client::new(options);
+        client.command(default_requester());
+        client.connect(&long_property(0x1A));
+        run(&mut client, &[7, 1, 6, 0, 1, 6, 1, 0]);
+        assert_eq!(client.requests.len(), 1, "sent, with the default topic");
+    }
+
+    #[test]
+    fn a_response_that_cannot_be_encoded_holds_no_packet_identifier() {
+        let mut client = Client::new(Client::options());
+        let token = client.token();
+        let options = responder_options("q/#");
+        client.command(Command::OpenResponder { token, responder: 1, options: Arc::new(options) });
+        client.connect(&connack(0, &[]));
+        for pkid in 1..=3 {
+            client.receive(&frame(0x32, &[b"\0\x03q/x\0", &[pkid, 6], b"\x08\0\x03r/1"]));
+            client.events();
+            let (delivery, _) = client.running.pop().unwrap();
+            let user_properties = vec![("k".into(), "x".repeat(70_000))];
+            let reply = Reply { status: 200, user_properties, ..Reply::default() };
+            client.command(Command::Reply { delivery, reply: Some(Box::new(reply)) });
+            client.drain();
+        }
+        assert!(client.published.is_empty() && client.session.held() == 0);
+        assert_eq!(client.session.in_flight(), 0);
     }
 
     #[test]

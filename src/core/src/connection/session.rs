@@ -447,27 +447,40 @@ impl Session {
 
     fn write_publish(&mut self, message: Message, sender: Sender) {
         let mut packet = codec::publish(message);
-        if packet.qos as u8 == 0 {
-            self.write_one(&packet);
+        let qos = packet.qos as u8;
+        if qos > 0 {
+            let Some(pkid) = self.in_flights.vacant() else { return };
+            packet.pkid = pkid;
+        }
+        let start = self.out.len();
+        if let Err(error) = packet.write(&mut self.out) {
+            self.out.truncate(start);
+            return self.cannot_encode(&packet, sender, &error);
+        }
+        if qos == 0 {
             if let Sender::User(token) = sender {
                 let puback = PubAck { reason_code: ReasonCode::SUCCESS, reason_string: None };
                 self.effects.events.push(Event::Published { token, puback });
             }
             return;
         }
-        let Some(pkid) = self.in_flights.vacant() else { return };
-        packet.pkid = pkid;
-        self.write_one(&packet);
-        let awaiting = if packet.qos as u8 == 1 { Awaiting::Puback } else { Awaiting::Pubrec };
+        let awaiting = if qos == 1 { Awaiting::Puback } else { Awaiting::Pubrec };
         let order = self.in_flights.next_order();
         self.in_flights.insert(InFlight::Publish { packet: Box::new(packet), sender, awaiting, order });
     }
 
-    fn write_one(&mut self, packet: &Publish) {
-        let start = self.out.len();
-        if let Err(error) = packet.write(&mut self.out) {
-            self.out.truncate(start);
-            log::error!(target: "reqtt.connection", "a PUBLISH could not be encoded: {error}");
+    /// A text in it is too long for MQTT. It is nobody's packet: it must not wait for an acknowledgement, and what
+    /// it stands for ends here.
+    fn cannot_encode(&mut self, packet: &Publish, sender: Sender, error: &CodecError) {
+        let topic = String::from_utf8_lossy(&packet.topic);
+        let topic = topic::one_line(&topic, 80);
+        let error = Error::InvalidArgument(format!("PUBLISH to \"{topic}\" cannot be encoded: {error}"));
+        match sender {
+            Sender::Request(slot) => {
+                self.requesters.end(slot, Ended::Cancelled, Some(error), &mut self.effects);
+            }
+            Sender::User(token) => self.effects.events.push(Event::Failed { token, error }),
+            Sender::Reply => log::error!(target: "reqtt.responder", "a response could not be sent: {error}"),
         }
     }
 
@@ -475,6 +488,12 @@ impl Session {
     #[cfg(any(test, fuzzing))]
     pub fn held(&self) -> usize {
         self.deliveries.len()
+    }
+
+    /// How many PUBLISHes count against the broker's.
+    #[cfg(any(test, fuzzing))]
+    pub const fn in_flight(&self) -> usize {
+        self.in_flights.publishes()
     }
 
     /// Sends the PUBACKs and PUBRECs that are due.
@@ -500,6 +519,10 @@ impl Session {
     }
 
     fn write_subscribe(&mut self, owner: Owner, sub: &mut Sub) {
+        // A response topic is made of what the broker said, and that may be too long.
+        if let Err(error) = topic::check_filter(&sub.filter) {
+            return self.subscribed(owner, Err(error));
+        }
         let identifiers =
             self.connack.as_ref().is_some_and(|connack| connack.subscription_identifiers_available);
         let Some(pkid) = self.in_flights.vacant() else {
