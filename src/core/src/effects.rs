@@ -33,3 +33,14 @@ pub(crate) struct Effects {
     /// Drains whose responders have nothing left to do.
     pub drained: Vec<Token>,
 }
+
+impl Effects {
+    /// Whether the session has carried out everything; events are not its business.
+    pub fn are_done(&self) -> bool {
+        self.subscribe.is_empty()
+            && self.unsubscribe.is_empty()
+            && self.ready.is_empty()
+            && self.replies.is_empty()
+            && self.acknowledge.is_empty()
+    }
+}

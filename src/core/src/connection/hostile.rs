@@ -684,6 +684,45 @@ mod tests {
     }
 
     #[test]
+    fn a_request_too_large_lets_the_next_one_in() {
+        let mut client = Client::new(Client::options());
+        let Command::OpenRequester { requester, options } = default_requester() else { unreachable!() };
+        let options = RequesterOptions { max_pending_requests: 2, ..options };
+        client.command(Command::OpenRequester { requester, options });
+        // Room for one request at a time, and for small packets.
+        client.connect(&connack(0, &[0x21, 0, 1, 0x27, 0, 0, 0, 200]));
+        let ask = |client: &mut Client, payload: usize| {
+            let token = client.token();
+            client.requests.insert(token, (Bytes::new(), ""));
+            let message = Message {
+                topic: Bytes::from_static(b"q/x"),
+                payload: vec![0; payload].into(),
+                qos: 1,
+                ..Message::default()
+            };
+            client.session.command(
+                Command::Request(Box::new(NewRequest {
+                    token,
+                    requester: 1,
+                    message,
+                    started: client.now,
+                    timeout: Duration::from_secs(5),
+                    fail_fast: true,
+                })),
+                client.now,
+            );
+        };
+        ask(&mut client, 1);
+        ask(&mut client, 1000);
+        ask(&mut client, 1);
+        client.session.settle(client.now);
+        // 6: the SUBACK, then the PUBACK and the answer of the first.
+        run(&mut client, &[6, 0, 1, 6, 1, 0]);
+        client.drain();
+        assert_eq!(client.published.len(), 1, "the third was written once the first was acknowledged");
+    }
+
+    #[test]
     fn a_connack_that_makes_no_sense_is_refused() {
         for (properties, said) in [
             (&[0x21, 0, 0][..], "0x82 Protocol Error"),

@@ -289,17 +289,28 @@ impl Session {
 
     /// Does what the state machines asked for, until nothing is left to do.
     pub fn settle(&mut self, now: Instant) {
-        loop {
-            let effects = &mut self.effects;
-            if effects.subscribe.is_empty()
-                && effects.unsubscribe.is_empty()
-                && effects.ready.is_empty()
-                && effects.replies.is_empty()
-                && effects.acknowledge.is_empty()
-            {
-                break;
-            }
-            for owner in std::mem::take(&mut effects.unsubscribe) {
+        self.carry_out(now);
+        self.pump(now);
+        while !self.effects.are_done() {
+            // A request that ended instead of being written has let the next one in.
+            self.carry_out(now);
+            self.pump(now);
+        }
+        self.acknowledge();
+        if !self.effects.drained.is_empty() {
+            self.drained.append(&mut self.effects.drained);
+        }
+        if !self.drained.is_empty()
+            && (self.queue.is_empty() || self.state == State::Offline && !self.known())
+        {
+            self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
+        }
+        self.counters.in_flight.store(self.in_flights.publishes() as u64, Ordering::Relaxed);
+    }
+
+    fn carry_out(&mut self, now: Instant) {
+        while !self.effects.are_done() {
+            for owner in std::mem::take(&mut self.effects.unsubscribe) {
                 self.unsubscribe(owner);
             }
             for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {
@@ -327,17 +338,6 @@ impl Session {
             }
             self.effects.acknowledge = acknowledge;
         }
-        self.pump(now);
-        self.acknowledge();
-        if !self.effects.drained.is_empty() {
-            self.drained.append(&mut self.effects.drained);
-        }
-        if !self.drained.is_empty()
-            && (self.queue.is_empty() || self.state == State::Offline && !self.known())
-        {
-            self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
-        }
-        self.counters.in_flight.store(self.in_flights.publishes() as u64, Ordering::Relaxed);
     }
 
     /// Whether another PUBLISH may be written (section 4.9).
