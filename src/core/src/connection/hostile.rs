@@ -723,6 +723,29 @@ mod tests {
     }
 
     #[test]
+    fn a_broker_that_sends_and_never_reads_is_disconnected() {
+        let mut client = connected();
+        let releases = frame(0x62, &[b"\0\x01"]).repeat(64 * 1024);
+        for _ in 0..100 {
+            if client.lost.is_empty() {
+                client.input.extend_from_slice(&releases);
+                if let Err(lost) = client.session.input(&mut client.input, client.now) {
+                    client.lose(&lost);
+                }
+            }
+            assert!(client.session.out.len() < 6 << 20, "what waits to be read is bounded");
+        }
+        assert!(client.lost.contains("0x93 Receive Maximum exceeded"), "{}", client.lost);
+        // One that reads may send as much as it likes.
+        let mut client = connected();
+        for _ in 0..100 {
+            client.input.extend_from_slice(&releases);
+            client.session.input(&mut client.input, client.now).unwrap();
+            client.drain();
+        }
+    }
+
+    #[test]
     fn a_connack_that_makes_no_sense_is_refused() {
         for (properties, said) in [
             (&[0x21, 0, 0][..], "0x82 Protocol Error"),

@@ -26,6 +26,9 @@ use crate::topic;
 
 /// Above this many unwritten bytes nothing new is encoded: the broker is slower than we are.
 const HIGH_WATER: usize = 4 * 1024 * 1024;
+/// How many bytes of acknowledgements the broker may leave unread beyond that. One that keeps to our Receive
+/// Maximum and to its own cannot have more than 65,535 each of PUBACK, PUBCOMP and PUBREL, of four bytes.
+const UNREAD_LIMIT: usize = 1024 * 1024;
 /// How long a message of a resumed session waits for its responder or subscription to open.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a PINGRESP may take, in a connection whose keep alive is longer.
@@ -127,6 +130,8 @@ pub(super) struct Session {
     last_sent: Instant,
     last_received: Instant,
     pinged: Option<Instant>,
+    /// Bytes of acknowledgements written since `out` went over its high water mark.
+    unread: usize,
     /// To be written to the network.
     pub out: BytesMut,
 }
@@ -160,6 +165,7 @@ impl Session {
             last_sent: now,
             last_received: now,
             pinged: None,
+            unread: 0,
             out: BytesMut::new(),
         }
     }
@@ -205,6 +211,7 @@ impl Session {
         codec::write(&codec::connect(&self.options, &self.client_id, clean_start, answer), &mut self.out);
         self.state = State::Handshake;
         self.held = None;
+        self.unread = 0;
         self.last_sent = now;
         self.last_received = now;
         self.pinged = None;
@@ -503,9 +510,9 @@ impl Session {
         }
         while let Some((pkid, qos)) = self.deliveries.next_acknowledged() {
             if qos == 1 {
-                codec::write(&Packet::PubAck(PubAckPacket::new(pkid, None)), &mut self.out);
+                self.write_answer(&Packet::PubAck(PubAckPacket::new(pkid, None)));
             } else {
-                codec::write(&Packet::PubRec(PubRec::new(pkid, None)), &mut self.out);
+                self.write_answer(&Packet::PubRec(PubRec::new(pkid, None)));
             }
         }
     }
@@ -605,6 +612,10 @@ impl Session {
                 Err(error) => return Err(self.unreadable(&error, connack, input)),
             }
             packets += 1;
+            if self.unread > UNREAD_LIMIT {
+                let what = "it goes on sending, and does not read its acknowledgements";
+                return Err(self.violated(DisconnectReasonCode::ReceiveMaximumExceeded, what));
+            }
         }
         self.settle(now);
         Ok(packets)
@@ -657,7 +668,7 @@ impl Session {
             }
             (Packet::PubRel(release), State::Online) => {
                 self.unreleased.remove(&release.pkid);
-                codec::write(&Packet::PubComp(PubComp::new(release.pkid, None)), &mut self.out);
+                self.write_answer(&Packet::PubComp(PubComp::new(release.pkid, None)));
             }
             (Packet::SubAck(ack), State::Online) => {
                 if ack.return_codes.len() != 1 {
@@ -843,7 +854,7 @@ impl Session {
                 }
                 Awaiting::Pubrec | Awaiting::Pubcomp => {
                     *awaiting = Awaiting::Pubcomp;
-                    codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+                    self.write_answer(&Packet::PubRel(PubRel::new(pkid, None)));
                 }
             }
         }
@@ -893,7 +904,7 @@ impl Session {
             if self.unreleased.contains(&pkid) {
                 // Delivered before; its PUBREC may have been lost, or is still to come.
                 if !self.deliveries.holds(pkid) {
-                    codec::write(&Packet::PubRec(PubRec::new(pkid, None)), &mut self.out);
+                    self.write_answer(&Packet::PubRec(PubRec::new(pkid, None)));
                 }
                 return Ok(());
             }
@@ -1009,9 +1020,18 @@ impl Session {
         Ok(())
     }
 
+    /// Writes an acknowledgement: what a broker's packet makes us send.
+    fn write_answer(&mut self, packet: &Packet) {
+        let start = self.out.len();
+        codec::write(packet, &mut self.out);
+        if start >= HIGH_WATER {
+            self.unread += self.out.len() - start;
+        }
+    }
+
     fn pubrec(&mut self, pkid: u16, reason_code: ReasonCode, reason_string: Option<String>) {
         let Some(InFlight::Publish { sender, awaiting, .. }) = self.in_flights.get_mut(pkid) else {
-            return codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+            return self.write_answer(&Packet::PubRel(PubRel::new(pkid, None)));
         };
         if *awaiting == Awaiting::Puback {
             return;
@@ -1021,7 +1041,7 @@ impl Session {
             self.in_flights.remove(pkid);
         } else {
             *awaiting = Awaiting::Pubcomp;
-            codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+            self.write_answer(&Packet::PubRel(PubRel::new(pkid, None)));
         }
         self.tell(sender, reason_code, reason_string);
     }
@@ -1140,6 +1160,9 @@ impl Session {
     /// `bytes` of `out` reached the network: there may be room for more.
     pub fn written(&mut self, now: Instant) {
         self.last_sent = now;
+        if self.out.len() < HIGH_WATER {
+            self.unread = 0;
+        }
         if !self.queue.is_empty() {
             self.settle(now);
         }
