@@ -214,21 +214,21 @@ class _Connection:
         for listener in list(self.listeners):
             listener.put(event)
 
-    async def _answer(self, bridge: Any, kind: str, data: bytes | None, more: bool) -> None:
+    async def _answer(self, bridge: Any, number: int, kind: str, data: bytes | None, more: bool) -> None:
         """Asks the user's code, and hands its answer down; what it raises refuses the connection."""
         authenticator = self._authenticator
         answer: bytes | None = None
         try:
             if data is not None and authenticator is not None:
                 answer = authenticator.challenge(data)
-                bridge.answer(data=answer if more else None)
+                bridge.answer(number, data=answer if more else None)
             elif kind == "connect":
                 username, password = await resolve(self._username), await resolve(self._password)
                 if authenticator is not None:
                     answer = authenticator.start()
-                bridge.answer(username=username, password=password, data=answer)
+                bridge.answer(number, username=username, password=password, data=answer)
         except Exception as error:
-            bridge.answer(error=f"{type(error).__name__}: {error}")
+            bridge.answer(number, error=f"{type(error).__name__}: {error}")
 
     def wake(self) -> None:
         for waiter in self.waiters:

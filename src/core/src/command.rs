@@ -149,7 +149,12 @@ pub enum Command {
         data: Bytes,
     },
     /// What `Event::Ask` asked for, or why there is no answer.
-    Answer(Result<Answer, String>),
+    Answer {
+        /// The question's.
+        number: u64,
+        /// The answer.
+        answer: Result<Answer, String>,
+    },
     /// A handler is done.
     Reply {
         /// The number that came with the request.
@@ -246,7 +251,12 @@ pub enum Event {
         final_: bool,
     },
     /// Something that only the caller knows; to be given by `Command::Answer`.
-    Ask(Question),
+    Ask {
+        /// To be given back with the answer: one that comes late must not be taken for that of the next question.
+        number: u64,
+        /// What is asked.
+        question: Question,
+    },
     /// Another attempt comes.
     Reconnecting {
         /// Counted from 1 since the connection was lost.

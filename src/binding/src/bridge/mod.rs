@@ -434,12 +434,12 @@ impl Bridge {
                 this.on_event.bind(py).call1(("disconnected", (code, detail, final_)))?;
                 Ok(())
             }
-            Event::Ask(question) => {
+            Event::Ask { number, question } => {
                 let (kind, data, more) = match &question {
                     Question::Connect => ("connect", None, true),
                     Question::Challenge { data, more } => ("challenge", Some(PyBytes::new(py, data)), *more),
                 };
-                this.on_event.bind(py).call1(("ask", (slf, kind, data, more)))?;
+                this.on_event.bind(py).call1(("ask", (slf, number, kind, data, more)))?;
                 Ok(())
             }
             Event::Reconnecting { attempt, delay } => {
@@ -478,9 +478,10 @@ impl Bridge {
     }
 
     /// Answers what the connection asked for.
-    #[pyo3(signature = (*, username=None, password=None, data=None, error=None))]
+    #[pyo3(signature = (number, *, username=None, password=None, data=None, error=None))]
     fn answer(
         &self,
+        number: u64,
         username: Option<String>,
         password: Option<&Bound<'_, PyAny>>,
         data: Option<&[u8]>,
@@ -497,7 +498,7 @@ impl Bridge {
                 data: data.map(bytes::Bytes::copy_from_slice),
             }),
         };
-        self.tell(Command::Answer(answer));
+        self.tell(Command::Answer { number, answer });
         Ok(())
     }
 

@@ -58,7 +58,7 @@ struct Driver {
     /// Kept from one connection to the next: it has read the trusted authorities.
     connector: Option<Connector>,
     /// What the caller answered to the latest question.
-    answer: Option<Result<Answer, String>>,
+    answer: Option<(u64, Result<Answer, String>)>,
     /// Scratch for a batch.
     commands: Vec<Command>,
 }
@@ -280,7 +280,7 @@ impl Driver {
             return Outcome::Ready(Ok(Answer::default()));
         }
         self.answer = None;
-        self.session.events().push(Event::Ask(Question::Connect));
+        let asked = self.session.ask(Question::Connect);
         let queue = self.queue.clone();
         while Instant::now() < deadline {
             self.deliver();
@@ -293,7 +293,7 @@ impl Driver {
             if let Some(token) = self.catch_up() {
                 return Outcome::Closing(token);
             }
-            match self.answer.take() {
+            match self.answer.take().filter(|(number, _)| *number == asked).map(|(_, answer)| answer) {
                 Some(Ok(answer)) => return Outcome::Ready(Ok(answer)),
                 Some(Err(why)) => {
                     return Outcome::Ready(Err(Lost::because(format!(
@@ -355,7 +355,7 @@ impl Driver {
                 command if closing.is_some() => self.session.refuse(command, &Error::ClientClosed),
                 Command::Disconnect { token } => closing = Some(token),
                 Command::Connect { token } => self.session.connect_again(token),
-                Command::Answer(answer) => self.answer = Some(answer),
+                Command::Answer { number, answer } => self.answer = Some((number, answer)),
                 command => self.session.command(command, now),
             }
         }
@@ -440,8 +440,8 @@ impl Driver {
             if let Some(token) = self.take_commands() {
                 return Ok(token);
             }
-            if let Some(answer) = self.answer.take() {
-                self.session.answer(answer, now)?;
+            if let Some((number, answer)) = self.answer.take() {
+                self.session.answer(number, answer, now)?;
             }
             self.session.tick(now)?;
             if !self.session.online() && now >= handshake {

@@ -106,6 +106,10 @@ pub(super) struct Session {
     connecting: Vec<Token>,
     /// A CONNACK whose authentication data is being checked.
     held: Option<ConnAck>,
+    /// How many questions the caller was asked.
+    questions: u64,
+    /// The one whose answer the broker waits for: enhanced authentication goes word by word (section 4.12).
+    challenged: Option<u64>,
     /// Who waits for the end of a re-authentication.
     reauthenticating: Option<Token>,
     /// How many connections of this object were accepted.
@@ -149,6 +153,8 @@ impl Session {
             connack: None,
             connecting: Vec::new(),
             held: None,
+            questions: 0,
+            challenged: None,
             reauthenticating: None,
             connects: 0,
             in_flights: InFlights::default(),
@@ -211,6 +217,7 @@ impl Session {
         codec::write(&codec::connect(&self.options, &self.client_id, clean_start, answer), &mut self.out);
         self.state = State::Handshake;
         self.held = None;
+        self.challenged = None;
         self.unread = 0;
         self.last_sent = now;
         self.last_received = now;
@@ -257,7 +264,7 @@ impl Session {
             }
             Command::CloseResponders { responders } => self.responders.close(&responders, &mut self.effects),
             Command::Reauthenticate { token, data } => self.reauthenticate(token, data),
-            Command::Connect { .. } | Command::Disconnect { .. } | Command::Answer(_) => {
+            Command::Connect { .. } | Command::Disconnect { .. } | Command::Answer { .. } => {
                 unreachable!("the driver carries these out itself")
             }
         }
@@ -639,7 +646,7 @@ impl Session {
                     // The broker's last word proves that it knows us: it is checked before it is believed.
                     Some(data) if connack.reason_code == ReasonCode::SUCCESS => {
                         self.held = Some(connack);
-                        self.effects.events.push(Event::Ask(Question::Challenge { data, more: false }));
+                        self.challenge(data, false)?;
                     }
                     _ => self.connack(connack, now)?,
                 }
@@ -649,8 +656,11 @@ impl Session {
             {
                 let data = auth.properties.and_then(|properties| properties.data).unwrap_or_default();
                 let more = auth.code != AuthReasonCode::Success;
+                if self.online() && self.reauthenticating.is_none() {
+                    return Err(self.unexpected("an AUTH"));
+                }
                 if more || !data.is_empty() {
-                    self.effects.events.push(Event::Ask(Question::Challenge { data, more }));
+                    self.challenge(data, more)?;
                 } else {
                     self.authenticated();
                 }
@@ -716,9 +726,29 @@ impl Session {
         Lost::because(format!("the broker breaks the protocol ({}): {what}", ReasonCode(code as u8)))
     }
 
+    /// Asks the caller something; gives the number that the answer has to have.
+    pub fn ask(&mut self, question: Question) -> u64 {
+        self.questions += 1;
+        self.effects.events.push(Event::Ask { number: self.questions, question });
+        self.questions
+    }
+
+    /// Asks the caller for the next word; a broker that does not wait for it would queue up questions.
+    fn challenge(&mut self, data: Bytes, more: bool) -> Result<(), Lost> {
+        if self.challenged.is_some() {
+            return Err(self.unexpected("another AUTH before the answer to the last"));
+        }
+        self.challenged = Some(self.ask(Question::Challenge { data, more }));
+        Ok(())
+    }
+
     /// The caller's next word in enhanced authentication.
-    pub fn answer(&mut self, answer: Result<Answer, String>, now: Instant) -> Result<(), Lost> {
+    pub fn answer(&mut self, number: u64, answer: Result<Answer, String>, now: Instant) -> Result<(), Lost> {
         if self.state == State::Offline {
+            return Ok(());
+        }
+        if self.challenged.take_if(|challenged| *challenged == number).is_none() {
+            // It answers what an earlier connection asked: here it would vouch for a broker that nobody has checked.
             return Ok(());
         }
         match answer {
