@@ -793,6 +793,100 @@ mod tests {
         assert!(client.lost.contains("an AUTH"), "{}", client.lost);
     }
 
+    fn responding(deduplicate: bool, ack: Ack) -> Client {
+        let mut client = Client::new(Client::options());
+        let options = ResponderOptions { deduplicate, ack, ..responder_options("q/#") };
+        let token = client.token();
+        client.command(Command::OpenResponder { token, responder: 1, options: Arc::new(options) });
+        client.connect(&connack(0, &[]));
+        client
+    }
+
+    /// Without the checks of `step`: they are for small scripts.
+    fn feed(client: &mut Client, bytes: &[u8]) {
+        client.input.extend_from_slice(bytes);
+        client.session.input(&mut client.input, client.now).unwrap();
+    }
+
+    #[test]
+    fn qos_0_requests_that_wait_are_bounded_in_number_and_in_bytes() {
+        let mut client = responding(true, Ack::AfterResponse);
+        let counters = client.session.counters();
+        let small = frame(0x30, &[b"\0\x03q/x\0"]);
+        for _ in 0..11_000 {
+            feed(&mut client, &small);
+        }
+        assert_eq!(counters.read().requests_dropped, 1_000 - CONCURRENCY as u64);
+        let mut client = responding(true, Ack::AfterResponse);
+        let counters = client.session.counters();
+        // 1,500 pairs of nothing take 96 kB in memory, and 7.5 kB on the wire.
+        let properties = [0x26, 0, 0, 0, 0].repeat(1_500);
+        let large = frame(0x30, &[b"\0\x03q/x\xCC\x3A", &properties]);
+        for _ in 0..1_000 {
+            feed(&mut client, &large);
+        }
+        let (received, dropped) = (counters.read().requests_received, counters.read().requests_dropped);
+        assert_eq!(received, 1_000);
+        assert!((250..350).contains(&dropped), "{dropped}");
+    }
+
+    #[test]
+    fn requests_of_connections_that_come_and_go_are_bounded() {
+        let mut client = responding(false, Ack::AfterResponse);
+        let counters = client.session.counters();
+        for _ in 0..2_600 {
+            for pkid in 1..=4 {
+                feed(&mut client, &frame(0x32, &[b"\0\x03q/x\0", &[pkid, 0]]));
+            }
+            client.lose(&Lost::because("again"));
+            client.connect(&connack(0, &[]));
+        }
+        assert!(counters.read().requests_dropped >= 300);
+    }
+
+    #[test]
+    fn responses_that_the_broker_does_not_acknowledge_are_bounded() {
+        let request = frame(0x32, &[b"\0\x03q/x\0\x01\x06\x08\0\x03r/1"]);
+        let mut client = responding(false, Ack::OnReceipt);
+        for _ in 0..200 {
+            feed(&mut client, &request);
+            client.events();
+            let (delivery, _) = client.running.pop().unwrap();
+            let payload = Bytes::from(vec![0; 1 << 20]);
+            let reply = Reply { status: 200, payload, ..Reply::default() };
+            client.command(Command::Reply { delivery, reply: Some(Box::new(reply)) });
+            client.session.out.clear();
+            client.session.written(client.now);
+        }
+        assert_eq!(client.session.in_flight(), 64);
+        assert_eq!(client.session.queued(), 64);
+    }
+
+    #[test]
+    fn qos_0_messages_that_the_program_does_not_take_are_bounded() {
+        let mut client = connected();
+        let options = SubscribeOptions {
+            qos: 0,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: 0,
+            subscription_identifier: None,
+        };
+        client.command(Command::Subscribe { token: 1, filters: vec!["s/#".into()], options });
+        let message = frame(0x30, &[b"\0\x03s/x\0", &[0; 7_900]]);
+        let mut mailbox = Vec::new();
+        for _ in 0..10_000 {
+            feed(&mut client, &message);
+            mailbox.append(client.session.events());
+            client.session.delivered(false);
+        }
+        assert!((8_000..9_000).contains(&mailbox.len()), "{}", mailbox.len());
+        // Once it is taken, there is room again.
+        client.session.delivered(true);
+        feed(&mut client, &message);
+        assert_eq!(client.session.events().len(), 1);
+    }
+
     #[test]
     fn a_connack_that_makes_no_sense_is_refused() {
         for (properties, said) in [

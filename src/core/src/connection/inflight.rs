@@ -40,6 +40,8 @@ pub(super) struct InFlights {
     slots: Slab<InFlight>,
     order: u64,
     publishes: usize,
+    /// Of the payloads of those PUBLISHes.
+    bytes: usize,
 }
 
 impl InFlights {
@@ -49,7 +51,10 @@ impl InFlights {
     }
 
     pub fn insert(&mut self, in_flight: InFlight) {
-        self.publishes += usize::from(matches!(in_flight, InFlight::Publish { .. }));
+        if let InFlight::Publish { packet, .. } = &in_flight {
+            self.publishes += 1;
+            self.bytes += packet.payload.len();
+        }
         self.slots.insert(in_flight);
     }
 
@@ -64,13 +69,21 @@ impl InFlights {
 
     pub fn remove(&mut self, pkid: u16) -> Option<InFlight> {
         let removed = self.slots.try_remove(usize::from(pkid).checked_sub(1)?)?;
-        self.publishes -= usize::from(matches!(removed, InFlight::Publish { .. }));
+        if let InFlight::Publish { packet, .. } = &removed {
+            self.publishes -= 1;
+            self.bytes -= packet.payload.len();
+        }
         Some(removed)
     }
 
     /// How many PUBLISHes count against the broker's Receive Maximum.
     pub const fn publishes(&self) -> usize {
         self.publishes
+    }
+
+    /// How many bytes of payload they hold.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The identifiers of all PUBLISHes in the order in which they were sent.

@@ -493,7 +493,10 @@ impl Driver {
     }
 
     fn deliver(&mut self) {
-        self.mailbox.append(self.session.events());
+        if !self.session.events().is_empty() {
+            let taken = self.mailbox.append(self.session.events());
+            self.session.delivered(taken);
+        }
     }
 }
 

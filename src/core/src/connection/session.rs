@@ -26,6 +26,13 @@ use crate::topic;
 
 /// Above this many unwritten bytes nothing new is encoded: the broker is slower than we are.
 const HIGH_WATER: usize = 4 * 1024 * 1024;
+/// How many bytes of payload may be written and not acknowledged: 65,535 large ones would be held by a broker that never
+/// answers.
+const IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+/// How much may wait for a broker that does not acknowledge responses; further ones are dropped.
+const QUEUED_REPLIES: usize = 64 * 1024 * 1024;
+/// How much of QoS 0 messages may wait for a program that does not take them; further ones are dropped.
+const UNTAKEN_LIMIT: usize = 64 * 1024 * 1024;
 /// How many bytes of acknowledgements the broker may leave unread beyond that. One that keeps to our Receive
 /// Maximum and to its own cannot have more than 65,535 each of PUBACK, PUBCOMP and PUBREL, of four bytes.
 const UNREAD_LIMIT: usize = 1024 * 1024;
@@ -116,6 +123,14 @@ pub(super) struct Session {
     connects: u64,
     in_flights: InFlights,
     queue: VecDeque<Queued>,
+    /// The weight of the responses in it.
+    queued_replies: usize,
+    /// The weight of the QoS 0 messages that the program has not taken yet, and of those among them that are not
+    /// in its mailbox yet.
+    untaken: usize,
+    undelivered: usize,
+    /// Whether it was said that messages are dropped.
+    overrun: bool,
     deliveries: Deliveries,
     /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
     unreleased: HashSet<u16>,
@@ -159,6 +174,10 @@ impl Session {
             connects: 0,
             in_flights: InFlights::default(),
             queue: VecDeque::new(),
+            queued_replies: 0,
+            untaken: 0,
+            undelivered: 0,
+            overrun: false,
             deliveries: Deliveries::default(),
             unreleased: HashSet::new(),
             resumed: false,
@@ -245,7 +264,7 @@ impl Session {
             }
             Command::CloseRequester { requester } => self.requesters.close(requester, &mut self.effects),
             Command::Publish { token, message } => {
-                self.queue.push_back(Queued::Message(Box::new((message, Sender::User(token), Vec::new()))));
+                self.enqueue(message, Sender::User(token), Vec::new());
             }
             Command::Subscribe { token, filters, options } => {
                 self.subscribe_user(token, filters, &options);
@@ -342,8 +361,12 @@ impl Session {
             for (message, deliveries) in std::mem::take(&mut self.effects.replies) {
                 if self.has_room(message.qos) && self.queue.is_empty() {
                     self.send(message, Sender::Reply, deliveries);
+                } else if self.queued_replies >= QUEUED_REPLIES {
+                    let waiting = self.queue.len();
+                    log::warn!(target: "reqtt.responder", "a response was dropped: the broker acknowledges too slowly, {waiting} wait already");
+                    self.done(deliveries);
                 } else {
-                    self.queue.push_back(Queued::Message(Box::new((message, Sender::Reply, deliveries))));
+                    self.enqueue(message, Sender::Reply, deliveries);
                 }
             }
             let mut acknowledge = std::mem::take(&mut self.effects.acknowledge);
@@ -361,6 +384,7 @@ impl Session {
             && self.out.len() < HIGH_WATER
             && (qos == 0
                 || self.in_flights.publishes() < usize::from(connack.receive_maximum)
+                    && self.in_flights.bytes() < IN_FLIGHT_BYTES
                     && self.in_flights.vacant().is_some())
     }
 
@@ -392,6 +416,9 @@ impl Session {
                 Some(Queued::Request(slot)) => self.write_request(slot, now),
                 Some(Queued::Message(message)) => {
                     let (message, sender, deliveries) = *message;
+                    if sender == Sender::Reply {
+                        self.queued_replies = self.queued_replies.saturating_sub(message.weight());
+                    }
                     self.send(message, sender, deliveries);
                 }
                 None => break,
@@ -431,6 +458,17 @@ impl Session {
                 self.write_publish(crate::responder::too_large(message), sender);
             }
         }
+        self.done(deliveries);
+    }
+
+    fn enqueue(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
+        if sender == Sender::Reply {
+            self.queued_replies += message.weight();
+        }
+        self.queue.push_back(Queued::Message(Box::new((message, sender, deliveries))));
+    }
+
+    fn done(&mut self, deliveries: Vec<u64>) {
         for delivery in deliveries {
             self.deliveries.done(delivery);
         }
@@ -502,6 +540,17 @@ impl Session {
     #[cfg(any(test, fuzzing))]
     pub fn held(&self) -> usize {
         self.deliveries.len()
+    }
+
+    /// How many messages and requests wait for room.
+    #[cfg(test)]
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    #[cfg(test)]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
     }
 
     /// How many PUBLISHes count against the broker's.
@@ -705,7 +754,8 @@ impl Session {
                 let detail = match code.0 {
                     0x8E => "another connection uses this client_id: give each its own".to_owned(),
                     _ => {
-                        reason_string.clone().unwrap_or_else(|| "the broker ended the connection".to_owned())
+                        let words = reason_string.as_deref().unwrap_or("the broker ended the connection");
+                        topic::one_line(words, 1000)
                     }
                 };
                 return Err(Lost { reason_code: Some(code), reason_string, again, ..Lost::because(detail) });
@@ -910,7 +960,7 @@ impl Session {
             let message = codec::message(*packet);
             match sender {
                 Sender::Request(slot) => requests.push((slot, message)),
-                sender => self.queue.push_back(Queued::Message(Box::new((message, sender, Vec::new())))),
+                sender => self.enqueue(message, sender, Vec::new()),
             }
         }
         self.queue.extend(later);
@@ -980,6 +1030,9 @@ impl Session {
             self.deliveries.set_users(delivery, takers, expires, !request);
         }
         for token in users {
+            if delivery.is_none() && !self.has_room_for(&message) {
+                continue;
+            }
             self.effects.events.push(Event::Message { token, message: message.clone(), delivery });
         }
         if response {
@@ -1014,12 +1067,37 @@ impl Session {
             log::warn!(
                 target: "reqtt.connection",
                 "a message on \"{}\" waited in the session, but nobody here subscribes to it: dropped",
-                message.topic()
+                topic::one_line(message.topic(), 80)
             );
             if let Some(delivery) = delivery {
                 self.deliveries.done(delivery);
             }
         }
+    }
+
+    /// QoS 0 has no acknowledgement to hold a sender back with: what a busy program does not take is dropped.
+    fn has_room_for(&mut self, message: &Message) -> bool {
+        if self.untaken >= UNTAKEN_LIMIT {
+            if !std::mem::replace(&mut self.overrun, true) {
+                log::warn!(
+                    target: "reqtt.connection",
+                    "QoS 0 messages are dropped: the program has not taken the last {UNTAKEN_LIMIT} bytes of them"
+                );
+            }
+            return false;
+        }
+        self.untaken += message.weight();
+        self.undelivered += message.weight();
+        true
+    }
+
+    /// The events went to the mailbox; `taken` says that all those before them have been taken out of it.
+    pub fn delivered(&mut self, taken: bool) {
+        if taken {
+            self.untaken = self.undelivered;
+            self.overrun = false;
+        }
+        self.undelivered = 0;
     }
 
     fn users_of(&self, topic: &str) -> Vec<Token> {
@@ -1280,6 +1358,7 @@ impl Session {
                 tokens.push(token);
             }
         }
+        self.queued_replies = 0;
         for queued in std::mem::take(&mut self.queue) {
             if let Queued::Message(message) = queued
                 && let Sender::User(token) = message.1
