@@ -464,6 +464,12 @@ impl Responders {
         }
     }
 
+    /// How many answered requests are remembered, and in how many bytes.
+    #[cfg(test)]
+    pub fn remembered(&self) -> (usize, usize) {
+        (self.order.len(), self.cache_bytes)
+    }
+
     /// Unsubscribes and answers `Event::Done` when nothing is left to do for these responders.
     pub fn drain(&mut self, token: Token, ids: Vec<u32>, effects: &mut Effects) {
         let known: Vec<u32> = ids.into_iter().filter(|id| self.responders.contains_key(id)).collect();

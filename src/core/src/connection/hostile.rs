@@ -893,6 +893,45 @@ mod tests {
     }
 
     #[test]
+    fn answered_requests_are_remembered_up_to_a_number_and_a_size() {
+        for (requests, payload) in [(10_100_u16, 0), (300, 100_000)] {
+            let mut client = responding(true, Ack::OnReceipt);
+            for number in 0..requests {
+                let [high, low] = number.to_be_bytes();
+                feed(&mut client, &frame(0x30, &[b"\0\x03q/x\x0B\x08\0\x03r/1\x09\0\x02", &[high, low]]));
+                client.events();
+                let (delivery, _) = client.running.pop().unwrap();
+                let payload = Bytes::from(vec![0; payload]);
+                let reply = Reply { status: 200, payload, ..Reply::default() };
+                client.command(Command::Reply { delivery, reply: Some(Box::new(reply)) });
+                client.session.out.clear();
+                client.session.written(client.now);
+            }
+            let (entries, bytes) = client.session.remembered();
+            // It is swept before the next is let in: one may be over.
+            assert!(entries <= 10_001 && bytes <= (16 << 20) + 100_100, "{entries} {bytes}");
+            assert!(entries > 9_000 || bytes > 15 << 20, "{entries} {bytes}");
+        }
+    }
+
+    #[test]
+    fn messages_of_a_resumed_session_wait_for_ten_seconds_and_not_without_bound() {
+        let mut options = Client::options();
+        options.clean_start = false;
+        let mut client = Client::new(options);
+        client.connect(&connack(1, &[]));
+        for pkid in 1..=4 {
+            client.receive(&frame(0x32, &[b"\0\x03s/x\0", &[pkid, 0]]));
+        }
+        // At QoS 0 nobody could tell that it came: it is not kept.
+        client.receive(&frame(0x30, &[b"\0\x03s/x\0"]));
+        assert_eq!(client.session.held(), 4);
+        client.pass(Duration::from_secs(11));
+        assert_eq!(client.session.held(), 0, "nobody came, and they are acknowledged");
+        assert!(client.lost.is_empty());
+    }
+
+    #[test]
     fn a_connack_that_makes_no_sense_is_refused() {
         for (properties, said) in [
             (&[0x21, 0, 0][..], "0x82 Protocol Error"),

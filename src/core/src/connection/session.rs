@@ -549,6 +549,11 @@ impl Session {
     }
 
     #[cfg(test)]
+    pub fn remembered(&self) -> (usize, usize) {
+        self.responders.remembered()
+    }
+
+    #[cfg(test)]
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
     }
