@@ -218,7 +218,7 @@ async def test_more_messages_than_receive_maximum_end_the_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.accept()
         await peer.expect(SUBSCRIBE)
-        for packet_id in range(1, 12):
+        for packet_id in range(1, 31):
             peer.send(Packet(PUBLISH, topic="s/x", qos=1, packet_id=packet_id))
         await peer.closed.wait()
 
