@@ -227,7 +227,7 @@ async def test_more_messages_than_receive_maximum_end_the_connection() -> None:
         async with client.subscribe("s/#", max_queue=1):
             await eventually(lambda: losses(events))
         assert "0x93 Receive Maximum exceeded" in losses(events)[0].reason
-        assert said(server.peers[0]) == [0x93]
+        await eventually(lambda: said(server.peers[0]) == [0x93])
         await ask(requester)
 
 
