@@ -6,7 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml') Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: help demo test test-rust test-python lint format build clean wheels fuzz
+SEEDS ?= 100000
+
+.PHONY: help demo test test-rust simulate test-python lint format build clean wheels leaks chaos fuzz
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,14 +33,23 @@ build: $(VENV)/built ## Build and install into .venv
 demo: build ## Play the main scene: a phone switches a bedroom light on
 	$(BIN)/python examples/light_in_bedroom.py
 
-test: lint test-rust test-python ## Install what the tests need, and run them all
+test: lint test-rust test-python wheels ## Install what the tests need, and run them all
 
 test-rust:
 	cargo test --locked --quiet
 
+simulate: ## Play the core in SEEDS simulated worlds (make simulate SEEDS=100000)
+	REQTT_SEEDS=$(SEEDS) cargo test --locked --release --package reqtt-core --lib simulation -- --nocapture
+
 test-python: build $(VENV)/tools
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
 	$(BIN)/python -m pytest
+
+SECONDS := 60
+SEED := 1
+chaos: build $(VENV)/tools ## Requests while connections and processes are broken at random: make chaos SECONDS=60 SEED=1
+	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
+	$(BIN)/python tests/faults/chaos.py --seconds $(SECONDS) --seed $(SEED)
 
 lint: build $(VENV)/tools ## Format and type checks
 	cargo fmt --all --check
@@ -55,12 +66,17 @@ format: $(VENV)/tools ## Format the sources
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format
 
+# What runs on another interpreter: binding and event loops, and the cases as a whole.
 wheels: build ## Build the abi3 wheel and try it on every CPython from 3.11 up
-	tests/wheels.sh
+	tests/wheels.sh tests/cases tests/test_bind.py tests/test_loops.py
+
+REQUESTS ?= 1000000
+CUTS ?= 100
+leaks: build ## A million requests with timeouts, cancellations and cuts: what stays in memory?
+	$(BIN)/python tests/support/leaks.py $(REQUESTS) $(CUTS)
 
 # A minute for each target, one after the other. What a run finds beyond the corpus goes to fuzz/work, what fails to
 # fuzz/artifacts; neither is committed.
-SECONDS ?= 60
 FUZZ ?= topics codec requester responder decoder broker
 fuzz: ## Feed hostile bytes to codec, session, router and loopback broker: make fuzz SECONDS=60 FUZZ=codec
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo \

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -919,3 +920,66 @@ async def test_closing_ends_a_publish_that_waits(loopback: Any, topic: str) -> N
         await eventually(lambda: client.stats().in_flight == 1)
     with pytest.raises(reqtt.ClientClosed):
         await waiting
+
+
+async def test_a_close_that_is_cancelled_still_disconnects(
+    loopback: Any, make_proxy: Factory, raw: Factory, topic: str
+) -> None:
+    proxy: Proxy = await make_proxy(loopback)
+    running = asyncio.Event()
+
+    @reqtt.responder(topic)
+    async def slow(body: bytes) -> None:
+        running.set()
+        await asyncio.sleep(60)
+
+    client = reqtt.Client(proxy.url)
+    async with client:
+        app = await reqtt.Responder(client, [slow]).__aenter__()
+        await (await raw(loopback)).publish(topic, response_topic="r")
+        await running.wait()
+        closing = asyncio.create_task(client.close(timeout=60))
+        await proxy.wait_up(UNSUBSCRIBE)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await proxy.wait_up(DISCONNECT)
+        with pytest.raises(reqtt.ClientClosed):
+            await client.publish(topic)
+    await app.close()
+
+
+async def test_two_clients_of_one_identifier_do_not_fight_for_the_session(
+    mosquitto: Any, client: Factory, topic: str
+) -> None:
+    # This broker closes the older connection without a word: each client takes it for a fault of the network.
+    fast = reqtt.Reconnect(initial=0.05, max=30, jitter=0.5)
+    both = [await client(mosquitto, client_id=topic, reconnect=fast) for _ in range(2)]
+    await asyncio.sleep(3)
+    # Doubled each time, the two together need about ten connections for the first three seconds.
+    assert 2 <= sum(c.stats().reconnects for c in both) <= 16
+
+
+async def test_a_message_of_qos_0_does_not_wait_for_the_receive_maximum(
+    own_loopback: Callable[..., Any], make_proxy: Factory, client: Factory, topic: str
+) -> None:
+    proxy: Proxy = await make_proxy(own_loopback(receive_maximum=1))
+    c = await client(proxy)
+    held = proxy.hold("down", PUBACK)
+    waiting = [asyncio.ensure_future(c.publish(topic, str(n))) for n in range(3)]
+    await asyncio.wait_for(c.publish(topic, "now", qos=0), 5)
+    await proxy.until(lambda: len(proxy.up(PUBLISH, topic)) == 2)
+    assert [r.packet.payload for r in proxy.up(PUBLISH, topic)] == [b"0", b"now"]
+    held.release()
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+
+
+async def test_a_mapping_will_do_for_user_properties(
+    loopback: Any, client: Factory, raw: Factory, topic: str
+) -> None:
+    peer = await raw(loopback)
+    await peer.subscribe(topic)
+    c = await client(loopback, user_properties=MappingProxyType({"who": "me"}))
+    await c.publish(topic, user_properties=MappingProxyType({"a": "1", "b": "2"}))
+    assert (await peer.receive()).user_properties == (("a", "1"), ("b", "2"))
+    assert c.connack.user_properties == ()

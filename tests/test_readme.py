@@ -99,8 +99,11 @@ def test_readme_scene_has_ten_lines(number: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
-async def test_docs_snippets_run(name: str, loopback: Broker) -> None:
+async def test_docs_snippets_run(
+    name: str, loopback: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One after the other, as the body of one coroutine."""
+    monkeypatch.chdir(tmp_path)
     page = types.ModuleType(f"docs_{name.removesuffix('.md')}")
     sys.modules[page.__name__] = page
     try:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the abi3 wheel and runs a part of the tests with it on every CPython from 3.11 up that is here.
+# Builds the abi3 wheel and runs the tests with it on every CPython from 3.11 up that is here. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -24,6 +24,8 @@ for python in $candidates; do
     "$work/$version/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
     "$work/$version/bin/python" -m pip install --quiet --group dev "$wheel"
     echo "CPython $version:"
-    "$work/$version/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider --ignore tests/test_typing.py
+    # Not the checks of sources and of load: they do not depend on the interpreter.
+    "$work/$version/bin/python" -m pytest -q -p no:cacheprovider "$@" \
+        --ignore tests/test_typing.py --ignore tests/test_soak.py --ignore tests/support --ignore tests/test_docstrings.py
 done
 [ "$tried" != " " ] || { echo "no CPython from 3.11 up was found" >&2; exit 1; }

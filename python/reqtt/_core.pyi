@@ -25,6 +25,7 @@ __all__ = [
     "Requester",
     "Response",
     "__version__",
+    "_ended",
     "_forked",
     "_response",
     "check_filter",
@@ -153,11 +154,14 @@ class Connection:
     def drain(self, responders: Sequence[int]) -> Call[None]:
         """Unsubscribes responders; ends when all that they received is answered."""
 
+    def stop_responders(self, responders: list[int]) -> None:
+        """Starts no more handlers of these responders; what waits is answered with 503."""
+
     def close_responders(self, responders: Sequence[int]) -> None:
         """Forgets responders; what they have not answered stays unacknowledged."""
 
-    def tasks(self) -> list[asyncio.Task[None]]:
-        """The tasks of handlers that still run."""
+    def tasks(self, responders: list[int]) -> list[asyncio.Task[None]]:
+        """The tasks of these responders' handlers that still run."""
 
     def stats(self) -> dict[str, int]:
         """The counters, by name."""
@@ -534,7 +538,7 @@ class ConnAck:
         """The highest topic alias that the broker takes."""
 
     @property
-    def user_properties(self) -> list[tuple[str, str]]:
+    def user_properties(self) -> tuple[tuple[str, str], ...]:
         """Name and value pairs, in order; names may repeat."""
 
     @property
@@ -704,6 +708,9 @@ def _response(
     user_properties: Sequence[tuple[str, str]],
 ) -> Response:
     """What pickle and copy make a response from."""
+
+def _ended() -> None:
+    """Called by `atexit`: afterwards no native thread comes in."""
 
 def _forked() -> None:
     """Called in the child of a fork, by `os.register_at_fork`."""

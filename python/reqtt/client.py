@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from reqtt import _core
-from reqtt.auth import Authenticator, Text, resolve
+from reqtt.auth import Authenticator, Text, answer_to, credential, data_from, finish
 from reqtt.errors import ClientClosed, ConnectionLost
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ class Will:
 @dataclass(frozen=True, slots=True)
 class Reconnect:
     """How a lost connection is made again: the delay doubles from `initial` to `max` seconds, less a random
-    part of up to `jitter` (0 to 1) of it. After `give_up_after` seconds without a connection (None: never)
-    everything that waits, and everything new, ends with `ConnectionLost`.
+    part of up to `jitter` (0 to 1) of it. It starts anew once a connection has lasted four times its delay,
+    so that two clients of one identifier do not fight for their session. After `give_up_after` seconds
+    without a connection (None: never) everything that waits, and everything new, ends with `ConnectionLost`.
 
         Client("mqtt://broker", reconnect=Reconnect(initial=0.5, give_up_after=60))
     """
@@ -187,7 +188,9 @@ class _Connection:
         self._password = password
         self._authenticator = authenticator
         self._asked: set[asyncio.Task[None]] = set()
+        self.reauthentication: asyncio.Task[None] | None = None
         self.connected = False
+        self.connecting = 0
         self.connack: _core.ConnAck | None = None
         self.lost: ConnectionLost | None = None
         self.listeners: weakref.WeakSet[_EventStream] = weakref.WeakSet()
@@ -195,6 +198,7 @@ class _Connection:
 
     def on_event(self, kind: str, facts: tuple[Any, ...]) -> None:
         if kind == "ask":
+            self.stop_asking()
             task = asyncio.ensure_future(self._answer(*facts))
             self._asked.add(task)
             task.add_done_callback(self._asked.discard)
@@ -214,21 +218,43 @@ class _Connection:
         for listener in list(self.listeners):
             listener.put(event)
 
-    async def _answer(self, bridge: Any, number: int, kind: str, data: bytes | None, more: bool) -> None:
+    def stop_asking(self) -> None:
+        """Nobody wants the answer any more."""
+        for task in self._asked:
+            task.cancel()
+
+    async def _answer(self, bridge: Any, number: int, kind: str, data: bytes | None) -> None:
         """Asks the user's code, and hands its answer down; what it raises refuses the connection."""
-        authenticator = self._authenticator
-        answer: bytes | None = None
         try:
-            if data is not None and authenticator is not None:
-                answer = authenticator.challenge(data)
-                bridge.answer(number, data=answer if more else None)
-            elif kind == "connect":
-                username, password = await resolve(self._username), await resolve(self._password)
-                if authenticator is not None:
-                    answer = authenticator.start()
-                bridge.answer(number, username=username, password=password, data=answer)
+            answer = await self._credentials() if kind == "connect" else self._reply(kind, data)
+            bridge.answer(number, **answer)
+        except asyncio.CancelledError:
+            # By us, or by what was asked: only then is somebody waiting.
+            bridge.answer(number, error="what was asked was cancelled")
+            raise
         except Exception as error:
-            bridge.answer(number, error=f"{type(error).__name__}: {error}")
+            bridge.answer(number, error=str(error))
+
+    async def _credentials(self) -> dict[str, Any]:
+        answer: dict[str, Any] = {}
+        if callable(self._username):
+            answer["username"] = await credential("username", self._username, (str,))
+        if callable(self._password):
+            answer["password"] = await credential("password", self._password, (str, bytes))
+        if self._authenticator is not None:
+            answer["data"] = answer_to("start", self._authenticator.start)
+        return answer
+
+    def _reply(self, kind: str, data: bytes | None) -> dict[str, Any]:
+        if data is None:
+            reply = b""
+        else:
+            assert self._authenticator is not None
+            reply = answer_to("challenge", self._authenticator.challenge, data)
+        if kind == "challenge":
+            return {"data": reply}
+        finish(self._authenticator)
+        return {}
 
     def wake(self) -> None:
         for waiter in self.waiters:
@@ -402,26 +428,52 @@ class Client:
         """
         if self._closed:
             raise ClientClosed("the client is closed: open a new one")
+        state = self._state
+        state.connecting += 1
         try:
             return await self._connection.connect()
         except BaseException:
-            if self._state.connack is None:
+            # Free for another loop, unless somebody else still waits for this connection.
+            if state is self._state and state.connack is None and state.connecting == 1:
                 self._connection.detach()
-                self._renew(self._state.listeners)
+                state.stop_asking()
+                self._renew(state.listeners)
             raise
+        finally:
+            state.connecting -= 1
 
     async def reauthenticate(self) -> None:
         """Authenticates again on the open connection, by the `authenticator` of the client (section 4.12.1).
 
-        Raises `ValueError` without one, `ConnectionLost` when the broker is not convinced.
+        Messages flow meanwhile. When it fails, or takes longer than `connect_timeout`, the connection is
+        closed, and the next one authenticates from the start. Calls at the same time follow one another.
+
+        Raises `ValueError` without an authenticator, `ConnectionLost` when one of the two sides is not
+        convinced, or when there is no connection at this moment; `ClientClosed` after `close()`; and what
+        `start()` raises.
 
             async with Client("mqtts://broker", authenticator=Scram("panel-7", password)) as client:
                 await client.reauthenticate()
         """
-        authenticator = self._secrets[2]
+        authenticator, state = self._secrets[2], self._state
         if authenticator is None:
             raise ValueError("there is nothing to authenticate again: open the client with authenticator=")
-        await self._connection.reauthenticate(authenticator.start())
+        while state.reauthentication is not None and not state.reauthentication.done():
+            await asyncio.wait([state.reauthentication])
+        if self._closed:
+            raise ClientClosed("the client is closed: open a new one")
+        if not state.connected:
+            # start() would disturb the authentication of a connection that is being made.
+            raise state.lost or ConnectionLost(
+                "there is no connection to authenticate again on: the next one authenticates from the start"
+            )
+        first = data_from("start", authenticator.start())
+        running = asyncio.ensure_future(self._connection.reauthenticate(first))
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())
+        state.reauthentication = running
+        # Not awaited itself: it goes on when nobody waits any more, as the broker does not know of that.
+        await asyncio.wait([running])
+        running.result()
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -448,10 +500,13 @@ class Client:
         if self._closed:
             return
         responders = list(self._responders)
-        with contextlib.suppress(ConnectionLost):
-            for responder in responders:
-                await responder.close(drain=drain, timeout=30 if timeout is None else timeout)
-        await self._disconnect()
+        try:
+            with contextlib.suppress(ConnectionLost):
+                for responder in responders:
+                    await responder.close(drain=drain, timeout=30 if timeout is None else timeout)
+        finally:
+            # A drain that is cancelled must not leave the connection behind.
+            await self._disconnect()
 
     async def _disconnect(self) -> None:
         if self._closed:
@@ -464,6 +519,7 @@ class Client:
                 await disconnected
         finally:
             self._connection.detach()
+            self._state.stop_asking()
             self._state.connected = False
             self._state.wake()
             for listener in list(self._state.listeners):

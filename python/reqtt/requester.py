@@ -193,7 +193,7 @@ class Requester(_core.Requester):
             await req.close(drain=True, timeout=60)
             print(waiting.result().text)
         """
-        if drain:
+        if drain and self._loop is not None:
             with contextlib.suppress(TimeoutError, ClientClosed):
                 async with asyncio.timeout(timeout):
                     await self._drain()

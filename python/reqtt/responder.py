@@ -49,6 +49,7 @@ from reqtt.errors import (
 
 if TYPE_CHECKING:
     from reqtt import Client
+    from reqtt.journal import Journal
 
 __all__ = ["Middleware", "ResponderSpec", "Router", "collect", "compile_runner", "responder"]
 
@@ -98,7 +99,7 @@ class ResponderSpec:
     concurrency: int = 16
     timeout: float | None = None
     ack: Literal["after_response", "on_receipt"] = "after_response"
-    deduplicate: bool = True
+    deduplicate: bool | Literal["disk"] = True
     without_response_topic: Literal["run", "ignore"] = "run"
     allowed_response_topics: tuple[str, ...] = ("#",)
     retained: bool = False
@@ -120,7 +121,7 @@ class ResponderOptions(TypedDict, total=False):
     concurrency: int
     timeout: float | None
     ack: Literal["after_response", "on_receipt"]
-    deduplicate: bool
+    deduplicate: bool | Literal["disk"]
     without_response_topic: Literal["run", "ignore"]
     allowed_response_topics: Sequence[str]
     retained: bool
@@ -134,7 +135,7 @@ def responder(
     concurrency: int = 16,
     timeout: float | None = None,
     ack: Literal["after_response", "on_receipt"] = "after_response",
-    deduplicate: bool = True,
+    deduplicate: bool | Literal["disk"] = True,
     without_response_topic: Literal["run", "ignore"] = "run",
     allowed_response_topics: Sequence[str] = ("#",),
     retained: bool = False,
@@ -158,6 +159,9 @@ def responder(
             cannot be cancelled: its late result is dropped.
         ack: acknowledge a request after its response was sent, or on receipt.
         deduplicate: answer a redelivered request with the stored response instead of running it again.
+            "disk" does so after a restart, too (see `Responder`): for what must not run twice. It takes two
+            writes to the disk for each request. One that a crash cut short is not run again: it is answered
+            with 500, as nobody knows how far it came. Needs a Response Topic and Correlation Data.
         without_response_topic: whether a message that asks for no response runs.
         allowed_response_topics: filters; a request with another Response Topic is not run.
         retained: whether retained requests run (section 3.3.1.3).
@@ -208,7 +212,7 @@ def _specifier(
     concurrency: int = 16,
     timeout: float | None = None,
     ack: Literal["after_response", "on_receipt"] = "after_response",
-    deduplicate: bool = True,
+    deduplicate: bool | Literal["disk"] = True,
     without_response_topic: Literal["run", "ignore"] = "run",
     allowed_response_topics: Sequence[str] = ("#",),
     retained: bool = False,
@@ -218,9 +222,10 @@ def _specifier(
         raise TypeError('topic_filter must be a str: write @responder("cmnd/{device}/power")')
     mqtt_filter, captures = _parse(topic_filter)
     _check_options(qos, group, concurrency, timeout, ack, without_response_topic)
-    for option, value in (("deduplicate", deduplicate), ("retained", retained)):
-        if not isinstance(value, bool):
-            raise TypeError(f"{option} must be True or False, not {value!r}")
+    if not isinstance(deduplicate, bool) and deduplicate != "disk":
+        raise TypeError(f'deduplicate must be True, False or "disk", not {deduplicate!r}')
+    if not isinstance(retained, bool):
+        raise TypeError(f"retained must be True or False, not {retained!r}")
     allowed = _allowed_response_topics(allowed_response_topics)
 
     def specify(handler: Callable[..., Any], frame: FrameType) -> ResponderSpec:
@@ -881,8 +886,10 @@ def compile_runner(
     executor: Executor | None,
     middleware: Sequence[Middleware] = (),
     interop: Literal["plain", "azure"] = "plain",
+    journal: Callable[[], Journal] | None = None,
 ) -> Runner:
-    """The coroutine function that answers one request; to be run as a task of its own.
+    """The coroutine function that answers one request; to be run as a task of its own. `journal` gives what
+    keeps answers beyond the life of the process, where the handler asks for that.
 
     It ends each request with one `_reply` or `_done`, and raises nothing but CancelledError,
     KeyboardInterrupt and SystemExit, after having answered.
@@ -897,6 +904,10 @@ def compile_runner(
         handle = _with_middleware(handle, reply_to, middleware)
     if spec.timeout is not None:
         handle = _with_timeout(handle, spec.timeout)
+    if spec.deduplicate != "disk":
+        journal = None
+    elif journal is None:
+        raise ValueError(f'{spec.name}: deduplicate="disk" needs a Responder that has a file')
 
     async def run(request: Request) -> None:
         raised: BaseException | None = None
@@ -920,6 +931,8 @@ def compile_runner(
         except (KeyboardInterrupt, SystemExit) as error:
             raised = error
             reply = _failure(spec, request, error, azure)
+        if journal is not None:
+            await _record(journal(), spec, request, reply)
         try:
             request._reply(*reply)
         except Exception as error:
@@ -927,8 +940,56 @@ def compile_runner(
         if raised is not None:
             raise raised
 
-    run.__qualname__ = run.__name__ = f"responder {spec.name}"
-    return run
+    runner = run if journal is None else _once(run, spec, azure, journal)
+    runner.__qualname__ = runner.__name__ = f"responder {spec.name}"
+    return runner
+
+
+def _once(run: Runner, spec: ResponderSpec, azure: bool, journal: Callable[[], Journal]) -> Runner:
+    """Runs what is new, and only once it is on disk; the rest is answered from there."""
+
+    async def run_once(request: Request) -> None:
+        if request.correlation_data is None or request.response_topic is None:
+            # Nothing tells a copy of it from another request.
+            return await run(request)
+        try:
+            answer = await journal().begin(request)
+        except asyncio.CancelledError:
+            await journal().forget(request)
+            request._reply(*_error(503, "responder is shutting down", azure, application=False))
+            raise
+        except Exception as error:
+            _log.error(
+                "%s: request on %s not run: it cannot be recorded", spec.name, request.topic, exc_info=error
+            )
+            request._reply(
+                *_error(503, "the request cannot be recorded, and was not run", azure, application=False)
+            )
+            return None
+        if answer is None:
+            return await run(request)
+        if isinstance(answer, tuple):
+            request._reply(*answer)
+        else:
+            _log.error(
+                "%s: request on %s came again: it was interrupted, and is not run", spec.name, request.topic
+            )
+            message = "interrupted before it was answered: whether the request took effect is not known"
+            request._reply(*_error(500, message, azure, application=True))
+        return None
+
+    return run_once
+
+
+async def _record(journal: Journal, spec: ResponderSpec, request: Request, reply: Reply) -> None:
+    """Keeps an answer for copies of the request. Without it they are answered as interrupted, and not run."""
+    try:
+        await journal.finish(request, reply)
+    except asyncio.CancelledError:
+        # The handler is done, and so is its request: it is answered all the same.
+        pass
+    except Exception as error:
+        _log.error("%s: the answer to %s cannot be recorded", spec.name, request.topic, exc_info=error)
 
 
 def _send_failed(spec: ResponderSpec, request: Request, error: Exception, azure: bool) -> None:

@@ -8,20 +8,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import signal
 import threading
 from collections.abc import Awaitable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
+from reqtt._workers import Workers
 from reqtt.client import Client, own_or_shared
-from reqtt.errors import ClientClosed, ConnectionLost
+from reqtt.errors import ClientClosed, ConnectionLost, ReqttError
 from reqtt.responder import Middleware, ResponderSpec, collect, compile_runner
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from reqtt._options import ClientOptions
+    from reqtt.journal import Journal
 
 __all__ = ["Responder"]
 
@@ -42,11 +45,15 @@ class Responder:
             4.8.2).
         middleware: wraps every handler; the first is outermost.
         interop: "azure" keeps to the statuses that Azure IoT Operations knows.
+        deduplicate_file: where `@responder(deduplicate="disk")` keeps requests and answers, for their Message
+            Expiry Interval (24 hours without one); at most 100,000 requests and 256 MiB, then the oldest
+            answers go. None: below `$XDG_STATE_HOME`, by `client_id`.
         client_options: those of `Client`, where a URL is given.
 
     Raises:
         TypeError: something that is no handler or no middleware; client options beside a `Client`.
         ValueError: no handler, or two for one filter and group; an argument out of range.
+        ReqttError: `deduplicate_file` cannot be read or written, or is in use; on entering.
 
     Example:
         async with Responder("mqtt://localhost:1883", [power]) as app:
@@ -61,6 +68,7 @@ class Responder:
         group: str | None = None,
         middleware: Sequence[Middleware] = (),
         interop: Literal["plain", "azure"] = "plain",
+        deduplicate_file: str | os.PathLike[str] | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> None:
         self._specs: list[ResponderSpec] = collect(handlers, group=group)
@@ -72,6 +80,10 @@ class Responder:
         self._ids: list[int] = []
         self._stop: asyncio.Event | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._file = _journal_file(
+            self._specs, deduplicate_file, client_options.get("client_id"), self.client
+        )
+        self._journal: Journal | None = None
         # Compiled now: a middleware that is none must not surface with the first request.
         self._executor = _executor(self._specs)
         self._runners = [
@@ -81,6 +93,7 @@ class Responder:
                 executor=self._executor,
                 middleware=self._middleware,
                 interop=interop,
+                journal=self._opened_journal,
             )
             for spec in self._specs
         ]
@@ -93,17 +106,37 @@ class Responder:
         if self._closing is not None:
             raise ClientClosed("the responder is closed: open a new one")
         self._stop = asyncio.Event()
-        if self._owns_client or not self.client.connected:
-            await self.client.connect()
+        if self._file is not None:
+            # Imported by those who need it: SQLite takes 3 ms.
+            from reqtt.journal import Journal
+
+            # First of all: without it nothing may run.
+            self._journal = await asyncio.to_thread(Journal, self._file)
         try:
-            await self._subscribe()
+            if self._owns_client or not self.client.connected:
+                await self.client.connect()
+            try:
+                await self._subscribe()
+            except BaseException:
+                self.client._connection.close_responders(self._ids)
+                if self._owns_client:
+                    await self.client.close(drain=False)
+                raise
         except BaseException:
-            self.client._connection.close_responders(self._ids)
-            if self._owns_client:
-                await self.client.close(drain=False)
+            await self._close_journal()
             raise
         self.client._responders.add(self)
         return self
+
+    def _opened_journal(self) -> Journal:
+        if self._journal is None:
+            raise ReqttError("the responder is closed")
+        return self._journal
+
+    async def _close_journal(self) -> None:
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            await asyncio.to_thread(journal.close)
 
     async def _subscribe(self) -> None:
         calls = []
@@ -115,7 +148,7 @@ class Responder:
                 qos=spec.qos,
                 concurrency=spec.concurrency,
                 ack_on_receipt=spec.ack == "on_receipt",
-                deduplicate=spec.deduplicate,
+                deduplicate=bool(spec.deduplicate),
                 run_without_response_topic=spec.without_response_topic == "run",
                 allowed_response_topics=list(spec.allowed_response_topics),
                 retained=spec.retained,
@@ -185,6 +218,8 @@ class Responder:
                 with contextlib.suppress(TimeoutError, ClientClosed, ConnectionLost):
                     async with asyncio.timeout(timeout if drain else 0):
                         await drained
+                # Else each handler that is cancelled makes room for the next.
+                connection.stop_responders(self._ids)
                 await self._cancel_handlers()
                 connection.close_responders(self._ids)
         finally:
@@ -195,21 +230,46 @@ class Responder:
                 self._executor.shutdown(wait=False, cancel_futures=True)
             if self._stop is not None:
                 self._stop.set()
-            if self._owns_client:
-                await self.client._disconnect()
+            try:
+                await self._close_journal()
+            finally:
+                if self._owns_client:
+                    await self.client._disconnect()
 
     async def _cancel_handlers(self) -> None:
         current = asyncio.current_task()
-        tasks = [task for task in self.client._connection.tasks() if task is not current]
+        tasks = [task for task in self.client._connection.tasks(self._ids) if task is not current]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
 
 
-def _executor(specs: list[ResponderSpec]) -> ThreadPoolExecutor | None:
+def _executor(specs: list[ResponderSpec]) -> Workers | None:
     threads = sum(spec.concurrency for spec in specs if not inspect.iscoroutinefunction(spec.handler))
-    return ThreadPoolExecutor(threads, thread_name_prefix="reqtt-worker") if threads else None
+    return Workers(threads) if threads else None
+
+
+def _journal_file(
+    specs: list[ResponderSpec], given: str | os.PathLike[str] | None, client_id: str | None, client: Client
+) -> Path | None:
+    """The file, where a handler needs one."""
+    wanting = [spec for spec in specs if spec.deduplicate == "disk"]
+    if not wanting:
+        if given is not None:
+            raise ValueError('deduplicate_file= is for handlers with deduplicate="disk": there is none')
+        return None
+    if given is not None:
+        return Path(given)
+    client_id = client_id or client.client_id
+    if not client_id:
+        raise ValueError(
+            f'{wanting[0].name}: deduplicate="disk" needs a client_id, by which a restart finds its file,'
+            " or deduplicate_file="
+        )
+    from reqtt.journal import default_path
+
+    return default_path(client_id)
 
 
 @contextlib.contextmanager

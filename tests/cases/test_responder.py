@@ -6,6 +6,7 @@ import asyncio
 import enum
 import json
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,7 @@ from support.packets import (
     Packet,
 )
 from support.proxy import Proxy, Record
+from support.waiting import run_script
 
 Factory = Callable[..., Awaitable[Any]]
 
@@ -844,3 +846,104 @@ async def test_a_responder_is_back_after_a_lost_connection(
     await proxy.wait_down(CONNACK, count=2)
     await proxy.wait_down(SUBACK, count=2)
     assert (await peer.request(topic, "2", correlation_data=b"2")).payload == b"2"
+
+
+@pytest.mark.parametrize("wrong", ["a\0b", "x" * 65_536])
+async def test_a_response_that_mqtt_cannot_carry_becomes_a_500(
+    loopback: Any, serving: Factory, requester: Factory, topic: str, wrong: str
+) -> None:
+    @responder(topic)
+    async def handler(body: bytes) -> reqtt.Response:
+        return reqtt.Response(b"x", content_type=wrong)
+
+    await serving(loopback, handler)
+    req = await requester(loopback)
+    with pytest.raises(reqtt.RemoteError, match="internal error") as caught:
+        await req.request(topic, timeout=5)
+    assert caught.value.status == 500
+    with pytest.raises(ValueError, match="content_type"):
+        reqtt.Request(topic, content_type=wrong)
+
+
+@case("P23")
+async def test_closing_one_responder_leaves_the_others_of_its_client_alone(
+    loopback: Any, client: Factory, serving: Factory, raw: Factory, topic: str
+) -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    @responder(f"{topic}/slow")
+    async def slow(body: bytes) -> bytes:
+        begun.set()
+        await gate.wait()
+        return body
+
+    @responder(f"{topic}/other")
+    async def other(body: bytes) -> bytes:
+        return body
+
+    shared = await client(loopback)
+    await serving(shared, slow)
+    closing = await serving(shared, other)
+    asked = asyncio.ensure_future((await raw(loopback)).request(f"{topic}/slow", "x"))
+    await begun.wait()
+    await closing.close(timeout=5)
+    gate.set()
+    assert (await asked).payload == b"x"
+
+
+STUCK = """
+import asyncio, sys, threading, time
+import reqtt
+
+url, topic = sys.argv[1:]
+begun = threading.Event()
+
+@reqtt.responder(topic)
+def stuck() -> None:
+    begun.set()
+    time.sleep(3600)
+
+async def main():
+    async with reqtt.Requester(url) as req:
+        app = await reqtt.Responder(url, [stuck]).__aenter__()
+        waiting = asyncio.create_task(req.request(topic, timeout=30))
+        await asyncio.to_thread(begun.wait)
+        before = time.monotonic()
+        await app.close(timeout=0.3)
+        print(time.monotonic() - before < 1.5)
+        try:
+            await waiting
+        except reqtt.RemoteUnavailable as error:
+            print(error.message)
+
+asyncio.run(main())
+"""
+
+
+@case("P23")
+def test_a_thread_that_hangs_holds_up_neither_the_close_nor_the_end_of_the_process(
+    loopback: Any, topic: str
+) -> None:
+    done = run_script(STUCK, loopback.url, topic, timeout=15)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\nresponder is shutting down\n", "")
+
+
+async def test_plain_handlers_share_the_threads_that_are_free(
+    loopback: Any, serving: Factory, requester: Factory, topic: str
+) -> None:
+    names, gate = set(), threading.Barrier(5)
+
+    @responder(topic, concurrency=5)
+    def handler(body: bytes) -> bytes:
+        names.add(threading.current_thread().name)
+        if body == b"meet":
+            gate.wait(10)
+        return body
+
+    await serving(loopback, handler)
+    req = await requester(loopback)
+    for _ in range(20):
+        await req.request(topic, "one by one")
+    assert names == {"reqtt-worker_0"}
+    await asyncio.gather(*(req.request(topic, "meet", timeout=10) for _ in range(5)))
+    assert names == {f"reqtt-worker_{n}" for n in range(5)}

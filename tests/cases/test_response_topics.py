@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ import pytest
 
 import reqtt
 from support import case
-from support.packets import CONNACK, CONNECT, PUBLISH, SUBSCRIBE
+from support.packets import CONNACK, CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE
 from support.proxy import Proxy
 
 Factory = Callable[..., Awaitable[Any]]
@@ -181,3 +182,40 @@ async def test_a_response_topic_of_ones_own_is_used_as_it_is(
 async def test_an_unusable_response_topic_is_refused_when_it_is_given(wrong: str) -> None:
     with pytest.raises(ValueError):
         reqtt.Requester("mqtt://localhost:1", response_topic=wrong)
+
+
+async def test_response_topics_of_single_requests_do_not_pile_up(
+    loopback: Any, make_proxy: Factory, requester: Factory, raw: Factory, topic: str
+) -> None:
+    proxy = await make_proxy(loopback)
+    await (await raw(loopback)).serve(topic)
+    req = await requester(proxy)
+    for n in range(100):
+        response = await req.request(topic, str(n), response_topic=f"{topic}/answers/{n}")
+        assert (response.text, response.topic) == (str(n), f"{topic}/answers/{n}")
+    await proxy.until(lambda: len(proxy.up(UNSUBSCRIBE)) >= 68)
+    # The first 32 are kept: asking there again subscribes nothing.
+    before = len(proxy.up(SUBSCRIBE))
+    assert (await req.request(topic, b"again", response_topic=f"{topic}/answers/7")).text == "again"
+    assert (before, len(proxy.up(SUBSCRIBE))) == (100, 100)
+    # One that was given up is subscribed anew.
+    assert (await req.request(topic, b"back", response_topic=f"{topic}/answers/77")).text == "back"
+    assert len(proxy.up(SUBSCRIBE)) == 101
+
+
+async def test_a_response_topic_is_kept_while_a_request_waits_there(
+    loopback: Any, make_proxy: Factory, requester: Factory, raw: Factory, topic: str
+) -> None:
+    proxy = await make_proxy(loopback)
+    peer = await raw(loopback)
+    await peer.subscribe(topic)
+    req = await requester(proxy)
+    waiting = [
+        asyncio.ensure_future(req.request(topic, str(n), response_topic=f"{topic}/answers/{n}"))
+        for n in range(50)
+    ]
+    asked = [await peer.receive() for _ in waiting]
+    assert not proxy.up(UNSUBSCRIBE)
+    for request in reversed(asked):
+        await peer.respond(request, request.payload)
+    assert [r.text for r in await asyncio.gather(*waiting)] == [str(n) for n in range(50)]

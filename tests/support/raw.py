@@ -134,7 +134,8 @@ class RawClient:
     async def receive(self, timeout: float = 5) -> Packet:
         """The next PUBLISH."""
         try:
-            return await asyncio.wait_for(self._messages.get(), timeout)
+            async with asyncio.timeout(timeout):
+                return await self._messages.get()
         except TimeoutError:
             raise AssertionError(f"{self.client_id}: no message within {timeout} s") from None
 
@@ -265,7 +266,9 @@ class RawClient:
 
     async def _within(self, reply: asyncio.Future[Packet], what: str, timeout: float = 5) -> Packet:
         try:
-            return await asyncio.wait_for(reply, timeout)
+            # Not wait_for(), which before Python 3.12 forgets a cancellation that meets the reply.
+            async with asyncio.timeout(timeout):
+                return await reply
         except TimeoutError:
             raise AssertionError(f"{self.client_id}: no {what} within {timeout} s") from None
 

@@ -1,7 +1,8 @@
-"""A reqtt responder in a process of its own: `python responder_process.py URL FILTER MODE [CLIENT_ID]`.
+"""A reqtt responder in a process of its own: `responder_process.py URL FILTER MODE [CLIENT_ID [FILE]]`.
 
 MODE: `hang` never returns from the handler, `echo` returns the payload, `quiet` too. It says READY and,
-unless quiet, GOT <payload> for each request. With a client id its session persists.
+unless quiet, GOT <payload> for each request. With a client id its session persists,
+and with a file so do requests and answers.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def main(url: str, topic_filter: str, mode: str, client_id: str | None = None) -> None:
-    @reqtt.responder(topic_filter, concurrency=1000)
+async def main(
+    url: str, topic_filter: str, mode: str, client_id: str | None = None, file: str | None = None
+) -> None:
+    @reqtt.responder(topic_filter, concurrency=1000, deduplicate="disk" if file else True)
     async def handler(body: bytes) -> bytes:
         if mode != "quiet":
             say(f"GOT {body.decode()}")
@@ -27,7 +30,7 @@ async def main(url: str, topic_filter: str, mode: str, client_id: str | None = N
         return body
 
     session = {} if client_id is None else {"clean_start": False, "session_expiry_interval": 300}
-    async with reqtt.Responder(url, [handler], client_id=client_id, **session) as app:
+    async with reqtt.Responder(url, [handler], client_id=client_id, deduplicate_file=file, **session) as app:
         say("READY")
         await app.serve_forever()
 

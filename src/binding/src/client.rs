@@ -9,14 +9,14 @@ use bytes::Bytes;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
-use reqtt_core::command::{Command, CommandQueue, Counters, SubscribeOptions, Token};
+use reqtt_core::command::{Command, Counters, SubscribeOptions, Token};
 use reqtt_core::message::Message as CoreMessage;
 use reqtt_core::options::{Options, Pem, Reconnect, Secret, TlsOptions, Will};
 use reqtt_core::topic::{self, Pattern};
 use reqtt_core::{Ack, ResponderOptions, connection};
 
 use crate::bridge::{Bridge, Call, Waiting};
-use crate::message::{bytes_of, check_indicator, check_qos, check_text, pairs, set_payload};
+use crate::message::{Given, bytes_of, check_qos, pairs, set_payload};
 use crate::{errors, runtime};
 
 static RESPONDER_IDS: AtomicU32 = AtomicU32::new(1);
@@ -103,7 +103,7 @@ impl Connection {
     /// Authenticates again, with the method's first data (section 4.12.1).
     fn reauthenticate(&self, py: Python<'_>, data: &[u8]) -> PyResult<Call> {
         let bridge = self.bridge(py)?;
-        let data = Bytes::copy_from_slice(data);
+        let data = Secret::from(data);
         Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Reauthenticate { token, data })
     }
 
@@ -149,25 +149,15 @@ impl Connection {
             ..CoreMessage::default()
         };
         set_payload(py, &mut message, payload)?;
-        let properties = &mut message.properties;
-        if let Some(content_type) = content_type {
-            check_text("content_type", &content_type)?;
-            properties.content_type = Some(content_type);
+        Given {
+            content_type,
+            payload_format_indicator,
+            message_expiry_interval,
+            response_topic,
+            correlation_data,
+            user_properties,
         }
-        properties.payload_format_indicator =
-            check_indicator(payload_format_indicator)?.or(properties.payload_format_indicator);
-        properties.message_expiry_interval = message_expiry_interval;
-        if let Some(response_topic) = response_topic {
-            topic::check_topic(&response_topic).map_err(|error| errors::to_py(py, &error))?;
-            properties.response_topic = Some(response_topic);
-        }
-        if let Some(data) = correlation_data {
-            if data.len() > 65_535 {
-                return Err(PyValueError::new_err("correlation_data: MQTT carries at most 65,535 bytes"));
-            }
-            properties.correlation_data = Some(Bytes::copy_from_slice(data));
-        }
-        properties.user_properties = pairs(user_properties)?;
+        .put_into(py, &mut message)?;
         let waiting = Waiting::Publish(topic.to_owned());
         Bridge::start(bridge.bind(py), waiting, |token| Command::Publish { token, message })
     }
@@ -255,6 +245,13 @@ impl Connection {
         Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Drain { token, responders })
     }
 
+    /// Starts no more handlers of these responders; what waits is answered with 503.
+    fn stop_responders(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<()> {
+        let Ok(bridge) = self.bridge(py) else { return Ok(()) };
+        bridge.get().tell(Command::StopResponders { responders });
+        Ok(())
+    }
+
     /// Forgets responders; what they have not answered stays unacknowledged.
     fn close_responders(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<()> {
         let Ok(bridge) = self.bridge(py) else { return Ok(()) };
@@ -262,10 +259,10 @@ impl Connection {
         Ok(())
     }
 
-    /// The tasks of handlers that still run.
-    fn tasks(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
+    /// The tasks of these responders' handlers that still run.
+    fn tasks(&self, py: Python<'_>, responders: Vec<u32>) -> Vec<Py<PyAny>> {
         match &*self.state() {
-            State::Open(bridge) => bridge.get().tasks(py),
+            State::Open(bridge) => bridge.get().tasks(py, &responders),
             _ => Vec::new(),
         }
     }
@@ -289,10 +286,10 @@ impl Connection {
 impl Connection {
     fn open(&self, py: Python<'_>) -> PyResult<Py<Bridge>> {
         let io = runtime::io()?;
-        let queue = Arc::new(CommandQueue::default());
-        let bridge =
-            Bridge::attach(py, queue.clone(), self.on_event.clone_ref(py), self.client.clone_ref(py))?;
-        io.spawn(connection::run(self.options.clone(), queue, bridge.get().mailbox(), self.counters.clone()));
+        let (options, counters) = (self.options.clone(), self.counters.clone());
+        let (on_event, client) = (self.on_event.clone_ref(py), self.client.clone_ref(py));
+        let bridge = Bridge::attach(py, options, counters, on_event, client)?;
+        io.spawn(connection::run(bridge.get().link()));
         *self.state() = State::Open(bridge.clone_ref(py));
         Ok(bridge)
     }

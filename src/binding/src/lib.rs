@@ -63,6 +63,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(reason_name, module)?)?;
     module.add_function(wrap_pyfunction!(message::response_from, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::forked, module)?)?;
+    module.add_function(wrap_pyfunction!(runtime::ended, module)?)?;
     logging::install();
-    runtime::watch_forks(module)
+    runtime::watch_forks(module)?;
+    runtime::watch_end(module)
 }

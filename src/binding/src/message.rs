@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyMapping, PyString, PyTuple};
 use reqtt_core::command::Command;
 use reqtt_core::message::{ConnAck as CoreConnAck, Message as CoreMessage, Properties, PubAck as CorePubAck};
 use reqtt_core::topic::{self, Pattern};
@@ -199,13 +199,8 @@ impl Response {
     ) -> PyResult<PyClassInitializer<Self>> {
         let mut inner = CoreMessage::default();
         set_payload(py, &mut inner, payload)?;
-        if content_type.is_some() {
-            inner.properties.content_type = content_type;
-        }
-        if payload_format_indicator.is_some() {
-            inner.properties.payload_format_indicator = check_indicator(payload_format_indicator)?;
-        }
-        inner.properties.user_properties = pairs(user_properties)?;
+        Given { content_type, payload_format_indicator, user_properties, ..Given::default() }
+            .put_into(py, &mut inner)?;
         let status = status.unwrap_or(200);
         if !(200..=599).contains(&status) {
             return Err(PyValueError::new_err(format!("status={status} is no HTTP status: use 200 to 599")));
@@ -395,17 +390,15 @@ impl Request {
             ..CoreMessage::default()
         };
         set_payload(py, &mut inner, payload)?;
-        let encoded = std::mem::take(&mut inner.properties);
-        inner.properties = Properties {
-            payload_format_indicator: check_indicator(payload_format_indicator)?
-                .or(encoded.payload_format_indicator),
+        Given {
+            content_type,
+            payload_format_indicator,
             message_expiry_interval,
-            content_type: content_type.or(encoded.content_type),
             response_topic,
-            correlation_data: correlation_data.map(Bytes::copy_from_slice),
-            user_properties: pairs(user_properties)?,
-            subscription_identifiers: Vec::new(),
-        };
+            correlation_data,
+            user_properties,
+        }
+        .put_into(py, &mut inner)?;
         let expires =
             message_expiry_interval.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
         let origin = Origin::Made {
@@ -475,24 +468,31 @@ impl Request {
         payload_format_indicator: Option<u8>,
         user_properties: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
+        // Checked first: what cannot be sent leaves the request open for another answer.
+        if let Some(content_type) = &content_type {
+            check_text("content_type", content_type)?;
+        }
+        let payload_format_indicator = check_indicator(payload_format_indicator)?;
+        let user_properties = pairs(Some(user_properties))?;
+        let bytes = bytes_of(payload)?;
         if !self.end() {
             return Ok(());
         }
         match &self.origin {
             Origin::Delivery { bridge, delivery, .. } => {
                 let reply = Box::new(Reply {
-                    payload: bytes_of(payload)?,
+                    payload: bytes,
                     status,
                     content_type,
                     payload_format_indicator,
-                    user_properties: pairs(Some(user_properties))?,
+                    user_properties,
                 });
                 // Held here so that a task which ends in this very call is not dropped under the lock.
                 let _task = bridge.get().answered(*delivery);
                 Bridge::tell_soon(bridge.bind(py), Command::Reply { delivery: *delivery, reply: Some(reply) })
             }
             Origin::Made { outcome, .. } => {
-                let user_properties = PyTuple::new(py, pairs(Some(user_properties))?)?;
+                let user_properties = PyTuple::new(py, user_properties)?;
                 let kept =
                     ("reply", payload, status, content_type, payload_format_indicator, user_properties);
                 *outcome.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -567,6 +567,12 @@ macro_rules! connack_getters {
         impl ConnAck {
             $($(#[$doc])* #[getter] fn $name(&self) -> $type { let get: fn(&CoreConnAck) -> $type = $get; get(&self.inner) })*
 
+            /// Name and value pairs, in order; names may repeat.
+            #[getter]
+            fn user_properties<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+                PyTuple::new(py, self.inner.user_properties.clone())
+            }
+
             fn __repr__(&self) -> String {
                 format!("<ConnAck {} session_present={}>", self.inner.reason_code, self.inner.session_present)
             }
@@ -595,8 +601,6 @@ connack_getters! {
     maximum_packet_size: Option<u32> = |c| c.maximum_packet_size,
     /// The highest topic alias that the broker takes.
     topic_alias_maximum: u16 = |c| c.topic_alias_maximum,
-    /// Name and value pairs, in order; names may repeat.
-    user_properties: Vec<(String, String)> = |c| c.user_properties.clone(),
     /// Whether filters may hold wildcards.
     wildcard_subscription_available: bool = |c| c.wildcard_subscription_available,
     /// Whether subscriptions may carry an identifier.
@@ -676,6 +680,52 @@ pub(crate) fn set_payload(
     Ok(())
 }
 
+/// The properties of a PUBLISH as a caller gives them.
+#[derive(Default)]
+pub(crate) struct Given<'a, 'py> {
+    pub content_type: Option<String>,
+    pub payload_format_indicator: Option<u8>,
+    pub message_expiry_interval: Option<u32>,
+    pub response_topic: Option<String>,
+    pub correlation_data: Option<&'a [u8]>,
+    pub user_properties: Option<&'a Bound<'py, PyAny>>,
+}
+
+impl Given<'_, '_> {
+    /// Checks them, and puts them into a message that has its payload; they go before what its codec says.
+    pub fn put_into(self, py: Python<'_>, message: &mut CoreMessage) -> PyResult<()> {
+        let properties = &mut message.properties;
+        if let Some(content_type) = self.content_type {
+            check_text("content_type", &content_type)?;
+            properties.content_type = Some(content_type);
+        }
+        if self.payload_format_indicator.is_some() {
+            properties.payload_format_indicator = check_indicator(self.payload_format_indicator)?;
+        }
+        if self.message_expiry_interval == Some(0) {
+            return Err(PyValueError::new_err(
+                "message_expiry_interval=0 expires before it is sent: use 1 or more seconds",
+            ));
+        }
+        properties.message_expiry_interval = self.message_expiry_interval;
+        if let Some(response_topic) = self.response_topic {
+            topic::check_topic(&response_topic).map_err(|error| errors::to_py(py, &error))?;
+            properties.response_topic = Some(response_topic);
+        }
+        if let Some(data) = self.correlation_data {
+            if data.len() > 65_535 {
+                return Err(PyValueError::new_err(format!(
+                    "correlation_data of {} bytes: MQTT carries at most 65,535",
+                    data.len()
+                )));
+            }
+            properties.correlation_data = Some(Bytes::copy_from_slice(data));
+        }
+        properties.user_properties = pairs(self.user_properties)?;
+        Ok(())
+    }
+}
+
 /// User properties: pairs of text, in order. A mapping will do, where no name repeats.
 pub(crate) fn pairs(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<(String, String)>> {
     let Some(given) = given.filter(|given| !given.is_none()) else { return Ok(Vec::new()) };
@@ -684,8 +734,8 @@ pub(crate) fn pairs(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<(String, S
     {
         return Ok(Vec::new());
     }
-    let given = match given.cast::<PyDict>() {
-        Ok(mapping) => mapping.items().into_any(),
+    let given = match given.cast::<PyMapping>() {
+        Ok(mapping) => mapping.items()?.into_any(),
         Err(_) => given.clone(),
     };
     let mut pairs = Vec::new();
@@ -699,9 +749,7 @@ pub(crate) fn pairs(given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<(String, S
 }
 
 fn not_pairs() -> PyErr {
-    PyTypeError::new_err(
-        "user_properties= takes pairs of text, e.g. [(\"name\", \"value\")], or a dict of them",
-    )
+    PyTypeError::new_err("user_properties= takes pairs of text, e.g. [(\"name\", \"value\")], or a mapping")
 }
 
 /// What MQTT can carry as a UTF-8 string (section 1.5.4).

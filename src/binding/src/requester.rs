@@ -14,7 +14,7 @@ use reqtt_core::topic;
 use crate::bridge::{Bridge, Call, Waiting};
 use crate::client::Connection;
 use crate::errors;
-use crate::message::{check_indicator, check_qos, check_text, check_timeout, pairs, set_payload};
+use crate::message::{Given, check_qos, check_timeout, set_payload};
 
 /// Which requester of the connection; 0 before it is opened.
 static IDS: AtomicU32 = AtomicU32::new(1);
@@ -193,36 +193,17 @@ impl Requester {
             ..CoreMessage::default()
         };
         set_payload(py, &mut message, payload)?;
-        let properties = &mut message.properties;
-        if let Some(content_type) = content_type {
-            check_text("content_type", &content_type)?;
-            properties.content_type = Some(content_type);
+        Given {
+            content_type,
+            payload_format_indicator,
+            message_expiry_interval,
+            response_topic,
+            correlation_data,
+            user_properties,
         }
-        if payload_format_indicator.is_some() {
-            properties.payload_format_indicator = check_indicator(payload_format_indicator)?;
-        }
-        properties.user_properties = pairs(user_properties)?;
-        properties.message_expiry_interval = message_expiry_interval;
-        if message_expiry_interval == Some(0) {
-            return Err(PyValueError::new_err(
-                "message_expiry_interval=0 expires before it is sent: use 1 or more seconds",
-            ));
-        }
-        if let Some(data) = correlation_data {
-            if data.len() > 65_535 {
-                return Err(PyValueError::new_err(format!(
-                    "correlation_data of {} bytes: MQTT carries at most 65,535",
-                    data.len()
-                )));
-            }
-            properties.correlation_data = Some(Bytes::copy_from_slice(data));
-        }
-        if let Some(response_topic) = response_topic {
-            topic::check_topic(&response_topic).map_err(|error| errors::to_py(py, &error))?;
-            properties.response_topic = Some(response_topic);
-        }
+        .put_into(py, &mut message)?;
         if this.azure {
-            properties.user_properties.push(("__protVer".into(), "1.0".into()));
+            message.properties.user_properties.push(("__protVer".into(), "1.0".into()));
         }
         let timeout = timeout.map_or(Ok(this.timeout), check_timeout)?;
         let decode = response_type.map(|kind| compile_decoder(py, kind)).transpose()?;

@@ -3,7 +3,8 @@
 //! to the broker like what it is, a client that went away.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -34,6 +35,39 @@ pub(crate) fn io() -> PyResult<Handle> {
         std::mem::forget(inherited);
     }
     Ok(handle)
+}
+
+/// Whether the interpreter is about to end; read-locked by native threads while they are attached to it.
+static ENDED: RwLock<bool> = RwLock::new(false);
+/// How long the interpreter waits for them.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
+/// For native threads: runs in the interpreter, unless that is about to end. It would end the thread where it
+/// stands, in the middle of code that cannot be unwound.
+pub(crate) fn attach<R>(work: impl FnOnce(Python<'_>) -> R) -> Option<R> {
+    let ended = ENDED.read().unwrap_or_else(PoisonError::into_inner);
+    (!*ended).then(|| Python::attach(work))
+}
+
+/// Called by `atexit`: afterwards no native thread comes in.
+#[pyfunction(name = "_ended")]
+pub(crate) fn ended(py: Python<'_>) {
+    py.detach(|| {
+        let patience = Instant::now() + END_PATIENCE;
+        // Bounded: in the child of a fork the lock may be that of a thread which is not there.
+        while Instant::now() < patience {
+            if let Ok(mut ended) = ENDED.try_write() {
+                *ended = true;
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+pub(crate) fn watch_end(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.py().import("atexit")?.call_method1("register", (module.getattr("_ended")?,))?;
+    Ok(())
 }
 
 /// To be compared later: a connection lives in the process that opened it.

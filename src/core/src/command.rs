@@ -146,13 +146,13 @@ pub enum Command {
         /// Whose outcome this is.
         token: Token,
         /// The method's first data.
-        data: Bytes,
+        data: Secret,
     },
     /// What `Event::Ask` asked for, or why there is no answer.
     Answer {
-        /// The question's.
-        number: u64,
-        /// The answer.
+        /// The number of the question: an answer that comes too late is not taken for the next one's.
+        question: u64,
+        /// `Err` says why there is none.
         answer: Result<Answer, String>,
     },
     /// A handler is done.
@@ -169,6 +169,11 @@ pub enum Command {
         /// Which responders.
         responders: Vec<u32>,
     },
+    /// Start no more handlers of these responders, and answer what waits with 503.
+    StopResponders {
+        /// Which responders.
+        responders: Vec<u32>,
+    },
     /// Take these responders away without waiting for anything.
     CloseResponders {
         /// Which responders.
@@ -181,29 +186,46 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it concerns the connection as a whole, which only the I/O thread makes and ends.
+    pub(crate) const fn is_drivers(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Disconnect { .. } | Self::Answer { .. })
+    }
+}
+
 /// What the connection cannot know by itself.
 #[derive(Debug)]
 pub enum Question {
     /// Before a CONNECT: credentials, or the first data of enhanced authentication.
     Connect,
-    /// The broker's authentication data: the client's next, if `more` is expected.
+    /// The broker's authentication data, for the client's next.
     Challenge {
         /// As it came.
-        data: Bytes,
-        /// False with the broker's last word: it only has to be checked.
-        more: bool,
+        data: Secret,
+    },
+    /// The broker's last word: it only has to be checked.
+    Finish {
+        /// As it came; `None`: the broker sent no data.
+        data: Option<Secret>,
     },
 }
 
 /// The answer to a question; what was not asked for is `None`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Answer {
     /// The user name.
     pub username: Option<String>,
     /// The password.
     pub password: Option<Secret>,
     /// Authentication data.
-    pub data: Option<Bytes>,
+    pub data: Option<Secret>,
+}
+
+// By hand: a user name is a credential, too, for brokers that authorize by token.
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").finish_non_exhaustive()
+    }
 }
 
 /// What the I/O thread tells.
@@ -252,11 +274,14 @@ pub enum Event {
     },
     /// Something that only the caller knows; to be given by `Command::Answer`.
     Ask {
-        /// To be given back with the answer: one that comes late must not be taken for that of the next question.
+        /// Its number, which the answer repeats.
         number: u64,
         /// What is asked.
         question: Question,
     },
+    /// The caller's event loop is to wait for this socket, and to call `Link::readable` for it.
+    #[cfg(unix)]
+    Watch(Arc<std::os::fd::OwnedFd>),
     /// Another attempt comes.
     Reconnecting {
         /// Counted from 1 since the connection was lost.
@@ -391,6 +416,15 @@ impl CommandQueue {
         if was_empty {
             self.bell.notify_one();
         }
+    }
+
+    /// Wakes the I/O thread.
+    pub(crate) fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.commands.lock().expect("no panic while the queue is locked").is_empty()
     }
 
     /// Adds one command.

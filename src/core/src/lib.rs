@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A request goes down once and comes back once. [`connection::run`] is a task that owns one connection;
-//! commands reach it through a [`command::CommandQueue`], events leave through a [`mailbox::Mailbox`].
+//! commands reach it through its [`connection::Link`], events leave through a [`mailbox::Mailbox`].
 
 pub mod command;
 pub mod connection;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
+use crate::command::Answer;
 use crate::error::{Error, Result};
 use crate::topic::check_topic;
 
@@ -513,6 +514,20 @@ impl Options {
         )
     }
 
+    /// What [`Options::validate`] could not check yet: it is given when a CONNECT or an AUTH needs it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`], whose text holds none of it.
+    pub(crate) fn validate_answer(answer: &Answer) -> Result<()> {
+        if let Some(username) = &answer.username {
+            check_string("username", username)?;
+        }
+        if let Some(password) = &answer.password {
+            check_size("password", password.as_bytes().len(), "use a shorter one")?;
+        }
+        answer.data.as_ref().map_or(Ok(()), check_authentication_data)
+    }
+
     /// Checks all that a broker would answer with a refusal, or by cutting the connection.
     ///
     /// # Errors
@@ -528,6 +543,9 @@ impl Options {
         }
         if let Some(password) = password {
             check_size("password", password.as_bytes().len(), "use a shorter one")?;
+        }
+        if let Some(method) = &self.authentication_method {
+            check_string("the authenticator's method", method)?;
         }
         if !self.clean_start && self.client_id.as_deref().unwrap_or_default().is_empty() {
             return refuse(
@@ -598,6 +616,10 @@ fn check_size(what: &str, size: usize, advice: &str) -> Result<()> {
         return refuse(format!("{what} has {size} bytes: {MAX_FIELD} at most are allowed: {advice}"));
     }
     Ok(())
+}
+
+pub(crate) fn check_authentication_data(data: &Secret) -> Result<()> {
+    check_size("the authenticator's data", data.as_bytes().len(), "use a method that sends less")
 }
 
 /// [MQTT-1.5.4-2]: no U+0000. (Rust's strings hold no surrogates [MQTT-1.5.4-1].)

@@ -1,7 +1,7 @@
 //! The requesting side: response topics, admission, the requests under way and how each of them ends.
 //! Every request ends in exactly one event. No I/O and no clock: time comes in, effects go out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,10 @@ use crate::topic;
 
 /// Nanoseconds since the session began; what the correlation map counts in.
 pub(crate) type Nanos = u64;
+
+/// How many response topics that single requests named stay subscribed, for each requester: enough for those
+/// who use a few again and again, and no more than that for those who never use one twice.
+const OTHERS: usize = 32;
 
 /// How far a request has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -43,8 +47,9 @@ struct Pending {
     /// The user's own Message Expiry Interval, in seconds.
     expiry: Option<u32>,
     started: Nanos,
-    timeout: Duration,
+    timeout: Nanos,
     requester: u32,
+    space: u32,
     stage: Stage,
     fail_fast: bool,
 }
@@ -79,7 +84,10 @@ struct Space {
     active: bool,
     waiting: VecDeque<SlotId>,
     by_topic: bool,
+    /// Requesters that hold it.
     users: usize,
+    /// Requests that wait for a response there.
+    pending: usize,
 }
 
 /// Settings that the requesters need of the connection.
@@ -94,7 +102,9 @@ pub(crate) struct Requesters {
     source: CorrelationSource,
     by_token: hashbrown::HashMap<Token, SlotId>,
     requesters: HashMap<u32, Requester>,
-    spaces: Vec<Space>,
+    spaces: BTreeMap<u32, Space>,
+    /// Numbers are not used again: a SUBACK may still be on its way.
+    spaces_made: u32,
     by_topic: HashMap<Bytes, u32>,
     naming: Option<Naming>,
     connected: bool,
@@ -113,7 +123,8 @@ impl Requesters {
             source: CorrelationSource::new(),
             by_token: hashbrown::HashMap::new(),
             requesters: HashMap::new(),
-            spaces: Vec::new(),
+            spaces: BTreeMap::new(),
+            spaces_made: 0,
             by_topic: HashMap::new(),
             naming: None,
             connected: false,
@@ -129,7 +140,7 @@ impl Requesters {
             ResponseTopic::Fixed(topic) => self.fixed_space(topic, &options),
             ResponseTopic::Default => self.default_space(&options),
         };
-        self.spaces[space as usize].users += 1;
+        self.space_mut(space).users += 1;
         self.requesters.insert(
             id,
             Requester {
@@ -166,7 +177,9 @@ impl Requesters {
     }
 
     fn add_space(&mut self, topic: String, token: Option<String>, options: &RequesterOptions) -> u32 {
-        self.spaces.push(Space {
+        let number = self.spaces_made;
+        self.spaces_made += 1;
+        let space = Space {
             topic,
             token,
             qos: options.response_qos,
@@ -177,14 +190,34 @@ impl Requesters {
             waiting: VecDeque::new(),
             by_topic: options.match_by_topic,
             users: 0,
-        });
-        u32::try_from(self.spaces.len() - 1).expect("fewer than 2^32 response topics")
+            pending: 0,
+        };
+        self.spaces.insert(number, space);
+        number
+    }
+
+    fn space_mut(&mut self, number: u32) -> &mut Space {
+        self.spaces.get_mut(&number).expect("a response topic is there as long as a requester holds it")
+    }
+
+    /// A requester no longer needs this response topic; the last one unsubscribes from it.
+    fn release(&mut self, number: u32, effects: &mut Effects) {
+        let space = self.space_mut(number);
+        space.users -= 1;
+        if space.users > 0 {
+            return;
+        }
+        // Also while there is no connection: the broker's session may hold it.
+        effects.end_subscription(Owner::ResponseTopic(number));
+        if let Some(space) = self.spaces.remove(&number) {
+            self.by_topic.remove(space.topic.as_bytes());
+        }
     }
 
     /// Gives a default response topic its name, as far as the connection's facts are known.
     fn name_space(&mut self, number: u32) {
         let Some(naming) = &self.naming else { return };
-        let space = &mut self.spaces[number as usize];
+        let space = self.spaces.get_mut(&number).expect("just made, or iterated over");
         let Some(token) = &space.token else { return };
         let topic = default_response_topic(naming, token);
         if topic != space.topic {
@@ -214,14 +247,7 @@ impl Requesters {
             self.end(slot, Ended::Cancelled, Some(Error::ClientClosed), effects);
         }
         for number in requester.others.into_iter().chain([requester.space]) {
-            let space = &mut self.spaces[number as usize];
-            space.users -= 1;
-            if space.users == 0 && space.asked {
-                space.wanted = false;
-                space.asked = false;
-                space.active = false;
-                effects.unsubscribe.push(Owner::ResponseTopic(number));
-            }
+            self.release(number, effects);
         }
     }
 
@@ -241,7 +267,7 @@ impl Requesters {
                 let requester = self.requesters.get_mut(&id).expect("looked up above");
                 if space != requester.space && !requester.others.contains(&space) {
                     requester.others.push(space);
-                    self.spaces[space as usize].users += 1;
+                    self.space_mut(space).users += 1;
                 }
                 space
             }
@@ -252,7 +278,8 @@ impl Requesters {
             .get_or_insert_with(|| Bytes::copy_from_slice(&self.source.next()))
             .clone();
         let started = nanos(started.saturating_duration_since(origin));
-        let deadline = started.saturating_add(nanos(timeout)).max(now);
+        let timeout = nanos(timeout);
+        let deadline = started.saturating_add(timeout).max(now);
         let requester = self.requesters.get_mut(&id).expect("looked up above");
         // A response that carries no Correlation Data can only belong to the one request under way.
         let limit = if requester.options.match_by_topic { 1 } else { requester.options.max_pending_requests };
@@ -266,6 +293,7 @@ impl Requesters {
             started,
             timeout,
             requester: id,
+            space,
             stage,
             fail_fast,
         };
@@ -281,6 +309,7 @@ impl Requesters {
             }
         };
         self.by_token.insert(token, slot);
+        self.spaces.get_mut(&space).expect("held by the requester").pending += 1;
         if admitted {
             requester.admitted += 1;
             self.admit(slot, space, effects);
@@ -292,29 +321,30 @@ impl Requesters {
 
     /// Lets an admitted request go out, or wait for its response topic.
     fn admit(&mut self, slot: SlotId, space: u32, effects: &mut Effects) {
-        if self.spaces[space as usize].active {
+        if self.spaces[&space].active {
             effects.ready.push(slot);
             return;
         }
-        self.spaces[space as usize].waiting.push_back(slot);
+        self.space_mut(space).waiting.push_back(slot);
         self.prune(space);
         self.subscribe_space(space, effects);
     }
 
     /// Forgets waiting slots that have ended, so that a long outage costs what is pending, not what was.
     fn prune(&mut self, space: u32) {
-        let waiting = &mut self.spaces[space as usize].waiting;
-        if waiting.len() > 64 + 2 * self.map.len() {
-            let map = &self.map;
+        let (map, spaces) = (&self.map, &mut self.spaces);
+        let Some(Space { waiting, .. }) = spaces.get_mut(&space) else { return };
+        if waiting.len() > 64 + 2 * map.len() {
             waiting.retain(|slot| map.get(*slot).is_some());
         }
     }
 
     fn subscribe_space(&mut self, number: u32, effects: &mut Effects) {
-        let qos = self.response_qos(number);
-        let space = &mut self.spaces[number as usize];
+        let (connected, share) = (self.connected, self.responders_share);
+        let space = self.space_mut(number);
+        let qos = space.qos.unwrap_or(u8::from(!share));
         space.wanted = true;
-        if space.asked && space.asked_qos == qos || !self.connected {
+        if space.asked && space.asked_qos == qos || !connected {
             return;
         }
         space.asked = true;
@@ -330,16 +360,11 @@ impl Requesters {
         effects.subscribe.push((Owner::ResponseTopic(number), space.topic.clone(), options));
     }
 
-    fn response_qos(&self, number: u32) -> u8 {
-        self.spaces[number as usize].qos.unwrap_or(u8::from(!self.responders_share))
-    }
-
     /// Whether responders that acknowledge after the response use this connection too.
     pub fn set_responders_share(&mut self, share: bool, effects: &mut Effects) {
         self.responders_share = share;
-        for number in 0..self.spaces.len() {
-            let number = u32::try_from(number).expect("fewer than 2^32 response topics");
-            if self.spaces[number as usize].asked {
+        for number in self.numbers() {
+            if self.spaces[&number].asked {
                 self.subscribe_space(number, effects);
             }
         }
@@ -350,12 +375,10 @@ impl Requesters {
         self.connected = true;
         naming.response_information = usable_response_information(connack.response_information.as_deref());
         self.naming = Some(naming);
-        for number in 0..self.spaces.len() {
-            let number = u32::try_from(number).expect("fewer than 2^32 response topics");
+        for number in self.numbers() {
             self.name_space(number);
-            let space = &mut self.spaces[number as usize];
             if !connack.session_present {
-                space.asked = false;
+                self.space_mut(number).asked = false;
             }
         }
         self.ask(effects);
@@ -363,20 +386,20 @@ impl Requesters {
 
     /// Subscribes to every response topic that is wanted and not asked for yet.
     fn ask(&mut self, effects: &mut Effects) {
-        for number in 0..self.spaces.len() {
-            let number = u32::try_from(number).expect("fewer than 2^32 response topics");
-            if self.spaces[number as usize].wanted {
+        for number in self.numbers() {
+            if self.spaces[&number].wanted {
                 self.subscribe_space(number, effects);
             }
         }
     }
 
+    fn numbers(&self) -> Vec<u32> {
+        self.spaces.keys().copied().collect()
+    }
+
     /// The broker answered the SUBSCRIBE of a response topic, or its session still holds it.
     pub fn subscribed(&mut self, number: u32, outcome: Result<()>, effects: &mut Effects) {
-        let space = &mut self.spaces[number as usize];
-        if !space.asked {
-            return;
-        }
+        let Some(space) = self.spaces.get_mut(&number).filter(|space| space.asked) else { return };
         match outcome {
             Ok(()) => {
                 space.active = true;
@@ -395,8 +418,7 @@ impl Requesters {
 
     /// The broker's session still holds this subscription.
     pub fn kept(&mut self, number: u32, filter: &str, effects: &mut Effects) {
-        let space = &self.spaces[number as usize];
-        if space.asked && space.topic == filter {
+        if self.spaces.get(&number).is_some_and(|space| space.asked && space.topic == filter) {
             self.subscribed(number, Ok(()), effects);
         }
     }
@@ -404,10 +426,18 @@ impl Requesters {
     /// The connection is gone; what waits goes on waiting.
     pub fn disconnected(&mut self, session_may_survive: bool) {
         self.connected = false;
-        for space in &mut self.spaces {
+        for space in self.spaces.values_mut() {
             if !session_may_survive || !space.active {
                 space.asked = false;
             }
+            space.active = false;
+        }
+    }
+
+    /// Its SUBSCRIBE may not have reached the broker.
+    pub fn ask_again(&mut self, number: u32) {
+        if let Some(space) = self.spaces.get_mut(&number) {
+            space.asked = false;
             space.active = false;
         }
     }
@@ -421,7 +451,7 @@ impl Requesters {
         }
         let pending = self.map.get_mut(slot)?;
         let mut message = *pending.message.take()?;
-        message.properties.response_topic = Some(self.spaces[space as usize].topic.clone());
+        message.properties.response_topic = Some(self.spaces[&space].topic.clone());
         message.properties.message_expiry_interval = remaining_expiry(pending, deadline, now);
         Some(message)
     }
@@ -439,7 +469,7 @@ impl Requesters {
         let Some(pending) = self.map.get_mut(slot) else { return };
         pending.message = Some(Box::new(message));
         pending.stage = Stage::Waiting;
-        self.spaces[space as usize].waiting.push_front(slot);
+        self.space_mut(space).waiting.push_front(slot);
     }
 
     /// What remains of a sent request's lifetime, for a resend; `None` if it has ended.
@@ -508,10 +538,10 @@ impl Requesters {
         }
         let data = message.properties.correlation_data.as_deref().unwrap_or_default();
         let taken = match self.map.take(space, data) {
-            None if self.spaces[space as usize].by_topic => self.take_only(space),
+            None if self.spaces[&space].by_topic => self.take_only(space),
             taken => taken,
         };
-        let Some((slot, mut pending)) = taken else {
+        let Some((_, mut pending)) = taken else {
             let counter = match self.map.ended(space, data) {
                 Some(Ended::Answered) => &self.counters.duplicates,
                 Some(_) => &self.counters.late,
@@ -526,7 +556,7 @@ impl Requesters {
             request_topic: std::mem::take(&mut pending.topic),
             latency: Duration::from_nanos(now.saturating_sub(pending.started)),
         });
-        self.ended(slot, pending, effects);
+        self.ended(pending, effects);
     }
 
     fn take_only(&mut self, space: u32) -> Option<(SlotId, Pending)> {
@@ -551,26 +581,21 @@ impl Requesters {
     /// Ends what has run out of time.
     pub fn expire(&mut self, now: Nanos, effects: &mut Effects) {
         let mut expired = Vec::new();
-        let map = &mut self.map;
-        let mut spaces = Vec::new();
-        map.expire(now, |slot, space, pending| {
-            spaces.push(space);
-            expired.push((slot, pending));
-        });
-        for ((slot, pending), space) in expired.into_iter().zip(spaces) {
+        self.map.expire(now, |_, _, pending| expired.push(pending));
+        for pending in expired {
             count(&self.counters.timeouts, 1);
             let phase = match pending.stage {
                 _ if !self.connected && pending.stage < Stage::Sent => Phase::Connect,
-                Stage::Waiting if !self.spaces[space as usize].active => Phase::Subscribe,
+                Stage::Waiting if !self.spaces[&pending.space].active => Phase::Subscribe,
                 Stage::Backlog | Stage::Waiting | Stage::Sent => Phase::Publish,
                 Stage::Acknowledged => Phase::Response,
             };
             let topic = String::from_utf8_lossy(&pending.topic).into_owned();
             effects.events.push(Event::Failed {
                 token: pending.token,
-                error: Error::Timeout { topic, timeout: pending.timeout, phase },
+                error: Error::Timeout { topic, timeout: Duration::from_nanos(pending.timeout), phase },
             });
-            self.ended(slot, pending, effects);
+            self.ended(pending, effects);
         }
     }
 
@@ -580,7 +605,7 @@ impl Requesters {
         if let Some(error) = error {
             effects.events.push(Event::Failed { token: pending.token, error });
         }
-        self.ended(slot, pending, effects);
+        self.ended(pending, effects);
     }
 
     /// Ends everything.
@@ -597,8 +622,9 @@ impl Requesters {
     }
 
     /// What every end has in common: the token is free, and the next may come in.
-    fn ended(&mut self, _slot: SlotId, pending: Pending, effects: &mut Effects) {
+    fn ended(&mut self, pending: Pending, effects: &mut Effects) {
         self.by_token.remove(&pending.token);
+        self.left(pending.requester, pending.space, effects);
         if pending.stage != Stage::Backlog
             && let Some(requester) = self.requesters.get_mut(&pending.requester)
         {
@@ -618,6 +644,22 @@ impl Requesters {
             }
         }
         self.gauge();
+    }
+
+    /// One request less waits on this response topic. The requester's own stays; of those that single requests
+    /// named, only so many.
+    fn left(&mut self, requester: u32, number: u32, effects: &mut Effects) {
+        // It went with its requester.
+        let Some(space) = self.spaces.get_mut(&number) else { return };
+        space.pending -= 1;
+        if space.pending > 0 {
+            return;
+        }
+        let Some(requester) = self.requesters.get_mut(&requester) else { return };
+        if requester.others.len() > OTHERS && number != requester.space {
+            requester.others.retain(|other| *other != number);
+            self.release(number, effects);
+        }
     }
 
     fn gauge(&self) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use crate::command::{Counters, Event, SubscribeOptions, Token, count};
-use crate::effects::{Effects, Owner};
+use crate::effects::{Effects, Outgoing, Owner};
 use crate::error::{Error, Result};
 use crate::message::{Message, Properties};
 use crate::topic::{self, Pattern, Router};
@@ -75,8 +75,9 @@ pub struct Reply {
 /// How many duplicate keys are remembered, and how many bytes of responses, per connection.
 const CACHE_ENTRIES: usize = 10_000;
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// How long a response is remembered for a request that names no expiry.
-const CACHE_DEFAULT: Duration = Duration::from_secs(60);
+/// How long a request is remembered after its expiry, or at all if it names none: a copy may come late, and in
+/// its last second Mosquitto delivers it without an expiry.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// How many QoS 0 requests may wait for one responder, and how many bytes of them; QoS 1 and 2 are bounded by Receive
 /// Maximum.
 const QUEUE_LIMIT: usize = 10_000;
@@ -89,6 +90,8 @@ struct Responder {
     /// Told once, when the SUBACK is there.
     token: Option<Token>,
     active: bool,
+    /// It starts no handler any more.
+    stopped: bool,
     running: usize,
     queue: VecDeque<Incoming>,
     /// The weight of what is queued.
@@ -146,6 +149,8 @@ enum Cached {
 #[derive(Debug)]
 struct Entry {
     cached: Cached,
+    /// Of the request.
+    deadline: Option<Instant>,
     until: Instant,
     bytes: usize,
 }
@@ -210,6 +215,7 @@ impl Responders {
             identifier,
             token: Some(token),
             active: false,
+            stopped: false,
             running: 0,
             queue: VecDeque::new(),
             queued: 0,
@@ -226,7 +232,7 @@ impl Responders {
                 effects.events.extend(token.map(|token| Event::Subscribed { token }));
             }
             (Err(error), Some(token)) => {
-                self.forget(id);
+                self.forget(id, effects);
                 effects.events.push(Event::Failed { token, error });
             }
             (Err(error), None) => {
@@ -306,18 +312,24 @@ impl Responders {
                 match &mut entry.cached {
                     Cached::Running(deliveries) => deliveries.extend(delivery),
                     Cached::Answered(None) => effects.acknowledge.extend(delivery),
+                    // Nobody waits for it any more.
+                    Cached::Answered(Some(_)) if entry.deadline.is_some_and(|deadline| deadline <= now) => {
+                        effects.acknowledge.extend(delivery);
+                    }
                     Cached::Answered(Some(response)) => {
-                        let mut response = response.clone();
-                        response.properties.message_expiry_interval =
+                        let mut message = response.clone();
+                        message.properties.message_expiry_interval =
                             deadline.map(|deadline| whole_seconds(deadline, now));
                         count(&self.counters.responses_sent, 1);
-                        effects.replies.push((response, delivery.into_iter().collect()));
+                        let deliveries = delivery.into_iter().collect();
+                        effects.replies.push(Outgoing { message, deliveries, expires: deadline });
                     }
                 }
                 return;
             }
-            let until = deadline.unwrap_or(now + CACHE_DEFAULT);
-            self.cache.insert(key.clone(), Entry { cached: Cached::Running(Vec::new()), until, bytes: 0 });
+            let until = deadline.unwrap_or(now) + REMEMBERED;
+            let cached = Cached::Running(Vec::new());
+            self.cache.insert(key.clone(), Entry { cached, deadline, until, bytes: 0 });
         }
         let responder = self.responders.get_mut(&id).expect("routed to it");
         let mut incoming = Incoming { message, deadline, delivery, key };
@@ -368,8 +380,8 @@ impl Responders {
 
     /// Starts as many waiting requests as may run.
     fn start(&mut self, id: u32, now: Instant, effects: &mut Effects) {
-        let Some(responder) = self.responders.get_mut(&id) else { return };
-        while responder.running < responder.options.concurrency
+        let Some(mut responder) = self.responders.get_mut(&id) else { return };
+        while (responder.stopped || responder.running < responder.options.concurrency)
             && let Some(incoming) = responder.pop()
         {
             if incoming.deadline.is_some_and(|deadline| deadline <= now) {
@@ -396,20 +408,38 @@ impl Responders {
                 qos: incoming.message.qos,
                 wants_status: properties.user_property("__protVer").is_some(),
             });
-            effects.events.push(Event::Request {
-                responder: id,
-                delivery: u64::from(self.generation) << 32 | index as u64,
-                message: incoming.message,
-                deadline: incoming.deadline,
-            });
+            let delivery = u64::from(self.generation) << 32 | index as u64;
+            if responder.stopped {
+                self.finish(delivery, Some(shutting_down()), now, effects);
+            } else {
+                let (message, deadline) = (incoming.message, incoming.deadline);
+                effects.events.push(Event::Request { responder: id, delivery, message, deadline });
+            }
+            // Borrowed anew: the answer of one that was not started has changed it.
+            let Some(again) = self.responders.get_mut(&id) else { return };
+            responder = again;
         }
     }
 
-    /// A handler is done. `maximum` is the largest packet that the broker takes.
+    /// A handler is done.
     pub fn reply(&mut self, delivery: u64, reply: Option<Reply>, now: Instant, effects: &mut Effects) {
+        if let Some(responder) = self.finish(delivery, reply, now, effects) {
+            self.start(responder, now, effects);
+            self.settle_drains(effects);
+        }
+    }
+
+    /// Sends the answer to a request, and forgets it; gives whose it was.
+    fn finish(
+        &mut self,
+        delivery: u64,
+        reply: Option<Reply>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<u32> {
         let (index, generation) = ((delivery & 0xFFFF_FFFF) as usize, (delivery >> 32) as u32);
         if self.running.get(index).is_none_or(|running| running.generation != generation) {
-            return;
+            return None;
         }
         let running = self.running.remove(index);
         let expired = running.deadline.is_some_and(|deadline| deadline <= now);
@@ -424,15 +454,14 @@ impl Responders {
         match response {
             Some(response) => {
                 count(&self.counters.responses_sent, 1);
-                effects.replies.push((response, deliveries));
+                effects.replies.push(Outgoing { message: response, deliveries, expires: running.deadline });
             }
             None => effects.acknowledge.extend(deliveries),
         }
         if let Some(responder) = self.responders.get_mut(&running.responder) {
             responder.running -= 1;
         }
-        self.start(running.responder, now, effects);
-        self.settle_drains(effects);
+        Some(running.responder)
     }
 
     /// Keeps the response for copies that come later; gives the deliveries of copies that came meanwhile.
@@ -470,10 +499,23 @@ impl Responders {
         (self.order.len(), self.cache_bytes)
     }
 
+    /// The time to drain is over: what has not been started is answered with 503, and nothing more starts.
+    pub fn stop(&mut self, ids: &[u32], now: Instant, effects: &mut Effects) {
+        for id in ids {
+            let Some(responder) = self.responders.get_mut(id) else { continue };
+            responder.stopped = true;
+            self.start(*id, now, effects);
+        }
+    }
+
     /// Unsubscribes and answers `Event::Done` when nothing is left to do for these responders.
     pub fn drain(&mut self, token: Token, ids: Vec<u32>, effects: &mut Effects) {
         let known: Vec<u32> = ids.into_iter().filter(|id| self.responders.contains_key(id)).collect();
-        effects.unsubscribe.extend(known.iter().map(|id| Owner::Responder(*id)));
+        for id in &known {
+            // Until its UNSUBACK requests may come, also where its SUBACK is not there yet.
+            self.responders.get_mut(id).expect("known").active = true;
+            effects.end_subscription(Owner::Responder(*id));
+        }
         self.drains.push((token, known));
     }
 
@@ -493,7 +535,7 @@ impl Responders {
                     responder.active || responder.running > 0 || !responder.queue.is_empty()
                 });
                 if !busy {
-                    self.forget(*id);
+                    self.forget(*id, effects);
                 }
                 busy
             });
@@ -514,14 +556,17 @@ impl Responders {
                     self.cache.remove(&key);
                 }
             }
-            effects.unsubscribe.push(Owner::Responder(*id));
-            self.forget(*id);
+            effects.end_subscription(Owner::Responder(*id));
+            self.forget(*id, effects);
         }
         self.settle_drains(effects);
     }
 
-    fn forget(&mut self, id: u32) {
+    fn forget(&mut self, id: u32, effects: &mut Effects) {
         if let Some(responder) = self.responders.remove(&id) {
+            // It ends before it began: whoever waits for its SUBACK is told.
+            let error = Error::ClientClosed;
+            effects.events.extend(responder.token.map(|token| Event::Failed { token, error }));
             self.router.remove(responder.options.pattern.filter());
             self.identifiers.remove(&responder.identifier);
         }
@@ -548,6 +593,15 @@ pub(crate) fn too_large(mut message: Message) -> Message {
         ("__stMsg".into(), "the response is larger than the broker accepts".into()),
     ];
     message
+}
+
+/// The answer to a request that came too late to be started.
+fn shutting_down() -> Reply {
+    Reply {
+        status: 503,
+        user_properties: vec![("__stMsg".into(), "responder is shutting down".into())],
+        ..Reply::default()
+    }
 }
 
 /// The same filter has the same identifier in every process, so that a message which waited in the broker's

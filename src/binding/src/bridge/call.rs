@@ -66,8 +66,6 @@ impl Call {
 
     /// Gives the outcome, or parks the task on a future of the loop.
     fn step(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let bridge = self.bridge.get();
-        bridge.on_its_loop(py)?;
         {
             let mut state = self.slot.lock();
             if state.over {
@@ -80,7 +78,14 @@ impl Call {
                 drop(state);
                 return Err(outcome.map_or_else(|error| error, |value| stop_iteration(py, value)));
             }
+            if state.future.is_some() {
+                return Err(PyRuntimeError::new_err(
+                    "another task awaits this already: await a call once, and share its result",
+                ));
+            }
         }
+        let bridge = self.bridge.get();
+        bridge.on_its_loop(py)?;
         let future = bridge.create_future(py)?;
         future.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
         self.slot.lock().future = Some(future.clone().unbind());

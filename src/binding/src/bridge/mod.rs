@@ -7,6 +7,8 @@ mod call;
 mod wake;
 
 use std::collections::HashMap;
+#[cfg(unix)]
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,8 +17,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
-use reqtt_core::command::{Answer, Command, CommandQueue, Event, Question, Token};
+use reqtt_core::command::{Answer, Command, Counters, Event, Question, Token};
+use reqtt_core::connection::Link;
 use reqtt_core::mailbox::{Mailbox, Wake};
+use reqtt_core::options::{Options, Secret};
 use reqtt_core::{Error, ReasonCode, ResponderOptions};
 use slab::Slab;
 
@@ -64,9 +68,12 @@ struct Inner {
     flushing: bool,
     /// Scratch for a drain.
     events: Vec<Event>,
+    /// The socket that the loop waits for.
+    #[cfg(unix)]
+    watched: Option<Arc<std::os::fd::OwnedFd>>,
     responders: HashMap<u32, Responder>,
-    /// The tasks of running handlers: the loop itself holds them weakly.
-    running: HashMap<u64, Py<PyAny>>,
+    /// The tasks of running handlers, with their responder: the loop itself holds them weakly.
+    running: HashMap<u64, (u32, Py<PyAny>)>,
 }
 
 #[derive(Clone)]
@@ -83,7 +90,7 @@ pub(crate) struct Bridge {
     on_event: Py<PyAny>,
     /// A weak reference to the Python client, for `Request.client`.
     client: Py<PyAny>,
-    queue: Arc<CommandQueue>,
+    link: Arc<Link>,
     mailbox: Arc<Mailbox<Event>>,
     waker: Arc<Waker>,
     /// The same, as the log knows it.
@@ -97,7 +104,8 @@ impl Bridge {
     /// Attaches to the running loop.
     pub fn attach(
         py: Python<'_>,
-        queue: Arc<CommandQueue>,
+        options: Arc<Options>,
+        counters: Arc<Counters>,
         on_event: Py<PyAny>,
         client: Py<PyAny>,
     ) -> PyResult<Py<Self>> {
@@ -121,6 +129,8 @@ impl Bridge {
         };
         let waker = Arc::new(waker);
         let mailbox = Arc::new(Mailbox::new(Box::new(Shared(waker.clone()))));
+        let loop_watches = matches!(&*waker, Waker::Fd(_));
+        let link = Link::new(options, mailbox.clone(), counters, loop_watches);
         let log_waker: Arc<dyn Wake> = Arc::new(Shared(waker.clone()));
         logging::register(&log_waker);
         let bridge = Py::new(
@@ -132,7 +142,7 @@ impl Bridge {
                 event_loop: event_loop.clone().unbind(),
                 on_event,
                 client,
-                queue,
+                link,
                 mailbox,
                 waker,
                 _log_waker: log_waker,
@@ -157,8 +167,8 @@ impl Bridge {
         Ok(bridge)
     }
 
-    pub fn mailbox(&self) -> Arc<Mailbox<Event>> {
-        self.mailbox.clone()
+    pub fn link(&self) -> Arc<Link> {
+        self.link.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -260,7 +270,11 @@ impl Bridge {
 
     fn send_cork(&self, mut inner: MutexGuard<'_, Inner>) {
         let mut batch = std::mem::take(&mut inner.cork);
-        self.queue.append(&mut batch);
+        if self.forks != runtime::forks() {
+            // The socket is the parent's, and so is the session.
+            return;
+        }
+        self.link.submit(&mut batch);
         inner.cork = batch;
     }
 
@@ -298,12 +312,14 @@ impl Bridge {
 
     /// A handler's task: held until its request is answered.
     pub fn answered(&self, delivery: u64) -> Option<Py<PyAny>> {
-        self.lock().running.remove(&delivery)
+        self.lock().running.remove(&delivery).map(|(_, task)| task)
     }
 
-    /// The tasks of handlers that still run.
-    pub fn tasks(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
-        self.lock().running.values().map(|task| task.clone_ref(py)).collect()
+    /// The tasks of these responders' handlers that still run.
+    pub fn tasks(&self, py: Python<'_>, responders: &[u32]) -> Vec<Py<PyAny>> {
+        let inner = self.lock();
+        let theirs = inner.running.values().filter(|(responder, _)| responders.contains(responder));
+        theirs.map(|(_, task)| task.clone_ref(py)).collect()
     }
 
     /// Requests that wait for their outcome, as the caller's side knows it: without the delay of the hop.
@@ -339,6 +355,7 @@ impl Bridge {
         match &*self.waker {
             Waker::Fd(fd) => {
                 if !self.event_loop.bind(py).call_method0(intern!(py, "is_closed"))?.is_truthy()? {
+                    self.unwatch(py)?;
                     self.event_loop.bind(py).call_method1(intern!(py, "remove_reader"), (fd.number(),))?;
                 }
             }
@@ -362,13 +379,13 @@ impl Bridge {
                 )
             }
             Event::Request { responder, delivery, message, deadline } => {
-                let Some(responder) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
-                let (options, runner) = &*responder.0;
+                let Some(known) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
+                let (options, runner) = &*known.0;
                 let request = message::Request::incoming(slf, options.clone(), delivery, message, deadline)?;
                 let coroutine = runner.bind(py).call1((request.clone_ref(py),))?;
                 let task = this.create_task.bind(py).call1((coroutine,))?;
                 if !request.get().is_over() {
-                    this.lock().running.insert(delivery, task.unbind());
+                    this.lock().running.insert(delivery, (responder, task.unbind()));
                 }
                 Ok(())
             }
@@ -435,13 +452,17 @@ impl Bridge {
                 Ok(())
             }
             Event::Ask { number, question } => {
-                let (kind, data, more) = match &question {
-                    Question::Connect => ("connect", None, true),
-                    Question::Challenge { data, more } => ("challenge", Some(PyBytes::new(py, data)), *more),
+                let (kind, data) = match &question {
+                    Question::Connect => ("connect", None),
+                    Question::Challenge { data } => ("challenge", Some(data)),
+                    Question::Finish { data } => ("finish", data.as_ref()),
                 };
-                this.on_event.bind(py).call1(("ask", (slf, number, kind, data, more)))?;
+                let data = data.map(|data| PyBytes::new(py, data.as_bytes()));
+                this.on_event.bind(py).call1(("ask", (slf, number, kind, data)))?;
                 Ok(())
             }
+            #[cfg(unix)]
+            Event::Watch(socket) => Self::watch(slf, socket),
             Event::Reconnecting { attempt, delay } => {
                 this.on_event.bind(py).call1(("reconnecting", (attempt, delay.as_secs_f64())))?;
                 Ok(())
@@ -451,6 +472,40 @@ impl Bridge {
 
     fn take(&self, token: Token) -> Option<Waiter> {
         self.lock().take(token)
+    }
+
+    /// From now on the loop waits for this socket.
+    #[cfg(unix)]
+    fn watch(slf: &Bound<'_, Self>, socket: Arc<std::os::fd::OwnedFd>) -> PyResult<()> {
+        let this = slf.get();
+        if this.detached.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        this.unwatch(slf.py())?;
+        let readable = slf.getattr(intern!(slf.py(), "readable"))?;
+        let number = socket.as_raw_fd();
+        this.event_loop.bind(slf.py()).call_method1(intern!(slf.py(), "add_reader"), (number, readable))?;
+        this.lock().watched = Some(socket);
+        Ok(())
+    }
+
+    /// The loop forgets the socket; it must do so before the socket is closed.
+    #[cfg(unix)]
+    fn unwatch(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(socket) = self.lock().watched.take() else { return Ok(()) };
+        self.event_loop.bind(py).call_method1(intern!(py, "remove_reader"), (socket.as_raw_fd(),)).map(drop)
+    }
+
+    /// Tells what has gathered in `events`, which goes back for the next time.
+    fn handle_all(slf: &Bound<'_, Self>, mut events: Vec<Event>) -> PyResult<()> {
+        let this = slf.get();
+        for event in events.drain(..) {
+            if let Err(error) = Self::handle(slf, event) {
+                this.complain(slf.py(), &error)?;
+            }
+        }
+        this.lock().events = events;
+        Ok(())
     }
 }
 
@@ -468,20 +523,31 @@ impl Bridge {
         }
         let mut events = std::mem::take(&mut this.lock().events);
         this.mailbox.take(&mut events);
-        for event in events.drain(..) {
-            if let Err(error) = Self::handle(slf, event) {
-                this.complain(py, &error)?;
-            }
+        Self::handle_all(slf, events)
+    }
+
+    /// The socket that the loop waits for has something.
+    #[cfg(unix)]
+    fn readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        let mut events = std::mem::take(&mut this.lock().events);
+        let readable = this.link.readable(&mut events);
+        if !readable.watch {
+            this.unwatch(slf.py())?;
         }
-        this.lock().events = events;
+        Self::handle_all(slf, events)?;
+        if readable.write {
+            // Behind the tasks that these events have woken: what they ask for leaves in the same write.
+            Self::send_cork_soon(slf, this.lock())?;
+        }
         Ok(())
     }
 
-    /// Answers what the connection asked for.
-    #[pyo3(signature = (number, *, username=None, password=None, data=None, error=None))]
+    /// Answers a question of the connection by its number.
+    #[pyo3(signature = (question, *, username=None, password=None, data=None, error=None))]
     fn answer(
         &self,
-        number: u64,
+        question: u64,
         username: Option<String>,
         password: Option<&Bound<'_, PyAny>>,
         data: Option<&[u8]>,
@@ -495,10 +561,10 @@ impl Bridge {
             None => Ok(Answer {
                 username,
                 password: password.map(secret).transpose()?.flatten(),
-                data: data.map(bytes::Bytes::copy_from_slice),
+                data: data.map(Secret::from),
             }),
         };
-        self.tell(Command::Answer { number, answer });
+        self.tell(Command::Answer { question, answer });
         Ok(())
     }
 
@@ -527,7 +593,7 @@ impl Drop for Bridge {
                 thread.stop();
             }
             // A client that nobody closed and nobody holds: its connection ends with it.
-            self.queue.push(Command::Disconnect { token: None });
+            self.link.queue().push(Command::Disconnect { token: None });
         }
     }
 }

@@ -6,6 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use pyo3::prelude::*;
 use reqtt_core::mailbox::Wake;
 
+use crate::runtime;
+
 /// Readable when something waits in the mailbox.
 #[cfg(target_os = "linux")]
 pub(super) struct WakeFd(std::os::fd::OwnedFd);
@@ -123,8 +125,10 @@ impl WakeThread {
                 }
                 PyResult::Ok(())
             };
-            while this.wait() && Python::attach(|py| tell(py).is_ok()) {}
-            Python::attach(|_| drop((call_soon_threadsafe, bridge)));
+            while this.wait() && runtime::attach(|py| tell(py).is_ok()) == Some(true) {}
+            let held = std::mem::ManuallyDrop::new((call_soon_threadsafe, bridge));
+            // Else the interpreter takes them along.
+            runtime::attach(|_| drop(std::mem::ManuallyDrop::into_inner(held)));
         })?;
         Ok(())
     }

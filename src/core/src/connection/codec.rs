@@ -12,7 +12,7 @@ use rumqttc::mqttbytes::{Error as CodecError, QoS, check};
 use crate::command::{Answer, SubscribeOptions};
 use crate::error::ReasonCode;
 use crate::message::{ConnAck, Message, Properties};
-use crate::options::{Options, Will};
+use crate::options::{Options, Secret, Will};
 
 pub(super) const fn qos(number: u8) -> QoS {
     match number {
@@ -35,12 +35,11 @@ pub(super) fn connect(options: &Options, client_id: &str, clean_start: bool, ans
         request_problem_info: None,
         user_properties: options.user_properties.clone(),
         authentication_method: options.authentication_method.clone(),
-        authentication_data: answer.data,
+        authentication_data: answer.data.as_ref().map(bytes_of),
     };
     let (username, password) = options.credentials();
     let username = answer.username.or_else(|| username.map(str::to_owned));
-    let password =
-        answer.password.as_ref().or(password).map(|secret| Bytes::copy_from_slice(secret.as_bytes()));
+    let password = answer.password.as_ref().or(password).map(bytes_of);
     let auth = match (username, password) {
         (None, None) => ConnectAuth::None,
         (Some(username), None) => ConnectAuth::Username { username },
@@ -74,9 +73,31 @@ fn last_will(will: &Will) -> LastWill {
     }
 }
 
+fn bytes_of(secret: &Secret) -> Bytes {
+    Bytes::copy_from_slice(secret.as_bytes())
+}
+
+/// Method and data of enhanced authentication, as a packet has them.
+pub(super) struct Authentication {
+    pub method: Option<String>,
+    pub data: Option<Secret>,
+}
+
+impl Authentication {
+    fn new(method: Option<String>, data: Option<Bytes>) -> Self {
+        Self { method, data: data.map(Secret::from) }
+    }
+}
+
+/// Reason code, method and data of an AUTH.
+pub(super) fn read_auth(packet: Auth) -> (AuthReasonCode, Authentication) {
+    let properties = packet.properties.unwrap_or_default();
+    (packet.code, Authentication::new(properties.method, properties.data))
+}
+
 /// The CONNACK in our terms, defaults filled in (section 3.2.2.3); and the last word of enhanced
 /// authentication.
-pub(super) fn connack(packet: ConnAckPacket) -> (ConnAck, Option<Bytes>) {
+pub(super) fn connack(packet: ConnAckPacket) -> (ConnAck, Authentication) {
     let properties = packet.properties.unwrap_or_else(no_connack_properties);
     let flag = |value: Option<u8>| value != Some(0);
     let connack = ConnAck {
@@ -98,7 +119,7 @@ pub(super) fn connack(packet: ConnAckPacket) -> (ConnAck, Option<Bytes>) {
         response_information: properties.response_information,
         server_reference: properties.server_reference,
     };
-    (connack, properties.authentication_data)
+    (connack, Authentication::new(properties.authentication_method, properties.authentication_data))
 }
 
 const fn no_connack_properties() -> rumqttc::mqttbytes::v5::ConnAckProperties {
@@ -242,6 +263,11 @@ pub(super) fn read(input: &mut BytesMut, maximum: u32) -> Result<Option<Incoming
                 input.split_to(length).freeze()
             };
             read_publish(frame).map(Some)
+        }
+        // Likewise an AUTH 0x00 without properties (section 3.15.2.1).
+        15 if input[..length.min(2)] == [0xF0, 0] => {
+            input.advance(length);
+            Ok(Some(Incoming::Other(Packet::Auth(Auth::new(AuthReasonCode::Success, None)))))
         }
         14 if input[..length.min(2)] == [0xE0, 1] => {
             let code = DisconnectReasonCode::try_from(input[2])?;
@@ -417,10 +443,10 @@ pub(super) fn disconnect(reason_code: DisconnectReasonCode, reason_string: Optio
     })
 }
 
-pub(super) fn auth(code: AuthReasonCode, options: &Options, data: Option<Bytes>) -> Packet {
+pub(super) fn auth(code: AuthReasonCode, options: &Options, data: Option<&Secret>) -> Packet {
     let properties = AuthProperties {
         method: options.authentication_method.clone(),
-        data,
+        data: data.map(bytes_of),
         reason: None,
         user_properties: Vec::new(),
     };

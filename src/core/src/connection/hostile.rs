@@ -15,7 +15,7 @@ use crate::command::{
 };
 use crate::fuzzing::Choices;
 use crate::message::{Message, Properties};
-use crate::options::Options;
+use crate::options::{Options, Secret};
 use crate::responder::{Ack, Reply, ResponderOptions};
 use crate::topic::{self, Pattern};
 
@@ -185,7 +185,8 @@ impl Client {
     }
 
     fn receive(&mut self, bytes: &[u8]) {
-        if !self.online {
+        // While a CONNACK is being checked nothing is read.
+        if !self.online || self.session.holding() {
             return;
         }
         self.input.extend_from_slice(bytes);
@@ -194,9 +195,9 @@ impl Client {
             assert!(!lost.detail.is_empty());
             self.lose(&lost);
         } else {
-            assert!(self.input.len() < MAXIMUM as usize, "what is left is less than a packet");
+            let holding = self.session.holding();
+            assert!(holding || self.input.len() < MAXIMUM as usize, "what is left is less than a packet");
         }
-        assert!(self.session.held() <= usize::from(RECEIVE_MAXIMUM), "the broker keeps to Receive Maximum");
         let written = self.session.out.len().saturating_sub(before);
         assert!(written < OUT_LIMIT, "{} bytes in made {written} bytes out", bytes.len());
     }
@@ -289,17 +290,23 @@ impl Client {
     /// The program's answer to the last question, or to the one before.
     fn answer(&mut self, how: u8) {
         let Some(number) = self.asked.take_if(|_| how & 1 == 0) else { return };
-        let data = (how & 2 == 0).then(|| Bytes::from_static(b"proof"));
+        let data = (how & 2 == 0).then(|| Secret::from("proof"));
         let answer =
             if how & 4 == 0 { Ok(Answer { data, ..Answer::default() }) } else { Err("no".to_owned()) };
-        let stale = self.session.answer(number.wrapping_sub(1), Err("stale".to_owned()), self.now);
-        assert!(stale.is_ok(), "an answer to another question is none");
-        if let Err(lost) = self.session.answer(number, answer, self.now) {
-            self.lose(&lost);
+        assert!(!self.session.asks(number.wrapping_sub(1)), "an answer to another question is none");
+        if self.session.asks(number) {
+            let held = self.session.holding();
+            let mut answered = self.session.answer(answer, self.now);
+            if held && answered.is_ok() {
+                answered = self.session.input(&mut self.input, self.now).map(drop);
+            }
+            if let Err(lost) = answered {
+                self.lose(&lost);
+            }
         }
         if how & 8 != 0 {
             let token = self.token();
-            self.command(Command::Reauthenticate { token, data: Bytes::from_static(b"again") });
+            self.command(Command::Reauthenticate { token, data: Secret::from("again") });
         }
     }
 
@@ -619,7 +626,7 @@ mod tests {
         for (bytes, code, said) in [
             (&frame(0x40, &[&[0, 0, 0]])[..], 0x82, "0x82 Protocol Error"),
             (&frame(0x36, &[b"\0\x01t\0\x01\0"]), 0x81, "0x81 Malformed Packet"),
-            (&frame(0x20, &[&[0, 0, 0]]), 0x82, "it sent ConnAck where the protocol does not allow one"),
+            (&frame(0x20, &[&[0, 0, 0]]), 0x82, "it sent ConnAck where the protocol does not allow it"),
             (&frame(0x90, &[&[0, 1, 0, 1, 1]]), 0x82, "SUBACK for several filters"),
             (&alias(9), 0x94, "0x94 Topic Alias invalid"),
             (&alias(1), 0x94, "never defined"),
@@ -633,7 +640,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_exceeds_receive_maximum_is_disconnected() {
+    fn a_broker_that_exceeds_receive_maximum_by_far_is_disconnected() {
         for flags in [0x32, 0x34] {
             let mut client = connected();
             let options = SubscribeOptions {
@@ -644,11 +651,18 @@ mod tests {
                 subscription_identifier: None,
             };
             client.command(Command::Subscribe { token: 1, filters: vec!["s/#".into()], options });
-            for pkid in 1..=5 {
-                assert!(client.lost.is_empty());
-                client.receive(&frame(flags, &[b"\0\x03s/x\0", &[pkid, 0]]));
-                client.events();
+            let mut held = 0;
+            for pkid in 1..u16::MAX {
+                let packet = frame(flags, &[b"\0\x03s/x", &pkid.to_be_bytes(), &[0], &[0; 8_000]]);
+                client.receive(&packet);
+                client.session.events().clear();
+                if !client.lost.is_empty() {
+                    break;
+                }
+                held = client.session.held();
             }
+            // Mosquitto 2.0.11 exceeds it, too: 64 MiB are borne.
+            assert!((8_000..8_400).contains(&held), "{held}");
             assert!(client.lost.contains("0x93 Receive Maximum exceeded"), "{}", client.lost);
             assert_eq!(client.disconnect, Some(0x93));
         }
@@ -784,14 +798,14 @@ mod tests {
         let auth = frame(0xF0, &[b"\x18\x08\x15\0\x01x\x16\0\x01y"]);
         client.connect(&auth);
         client.receive(&auth);
-        assert!(client.lost.contains("another AUTH"), "{}", client.lost);
+        assert!(client.lost.contains("an AUTH out of turn"), "{}", client.lost);
         assert_eq!(client.disconnect, Some(0x82));
         // A CONNACK that has to be checked is not vouched for by the answer to what was asked before.
-        client.connect(&connack(0, &[0x16, 0, 1, b'z']));
+        client.connect(&connack(0, &[0x15, 0, 1, b'x', 0x16, 0, 1, b'z']));
         let Some(Event::Ask { number, .. }) = client.session.events().pop() else { panic!("no question") };
-        client.session.answer(number - 1, Ok(Answer::default()), client.now).unwrap();
+        assert!(client.session.asks(number) && !client.session.asks(number - 1));
         assert!(!client.session.online());
-        client.session.answer(number, Ok(Answer::default()), client.now).unwrap();
+        client.session.answer(Ok(Answer::default()), client.now).unwrap();
         assert!(client.session.online());
         // Nobody asked to authenticate again.
         client.receive(&auth);

@@ -29,9 +29,16 @@ pub(super) enum Awaiting {
 
 #[derive(Debug)]
 pub(super) enum InFlight {
-    Publish { packet: Box<Publish>, sender: Sender, awaiting: Awaiting, order: u64 },
+    Publish {
+        packet: Box<Publish>,
+        sender: Sender,
+        awaiting: Awaiting,
+        order: u64,
+        /// Of what is no request: it is not sent again after this.
+        expires: Option<Instant>,
+    },
     Subscribe(Owner),
-    Unsubscribe(Owner),
+    Unsubscribe(Owner, String),
 }
 
 /// Packet identifiers 1..=65,535 and what each stands for.
@@ -76,6 +83,11 @@ impl InFlights {
         Some(removed)
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// How many PUBLISHes count against the broker's Receive Maximum.
     pub const fn publishes(&self) -> usize {
         self.publishes
@@ -101,13 +113,13 @@ impl InFlights {
     }
 
     /// SUBSCRIBE and UNSUBSCRIBE do not outlive their connection.
-    pub fn drop_subscribes(&mut self) -> Vec<Owner> {
+    pub fn drop_subscribes(&mut self) -> Vec<(Owner, String)> {
         let mut unsubscribed = Vec::new();
         self.slots.retain(|_, in_flight| match in_flight {
             InFlight::Publish { .. } => true,
             InFlight::Subscribe(_) => false,
-            InFlight::Unsubscribe(owner) => {
-                unsubscribed.push(*owner);
+            InFlight::Unsubscribe(owner, filter) => {
+                unsubscribed.push((*owner, std::mem::take(filter)));
                 false
             }
         });

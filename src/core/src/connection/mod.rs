@@ -9,13 +9,18 @@ mod codec;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod hostile;
 mod inflight;
+mod link;
 mod session;
+#[cfg(test)]
+mod simulation;
+#[cfg(unix)]
+mod socket;
 pub(crate) mod transport;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -23,11 +28,14 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Sleep, sleep_until, timeout};
 use tokio_util::io::poll_read_buf;
 
-use self::session::{Lost, Session};
+pub use self::link::Link;
+#[cfg(unix)]
+pub use self::link::Readable;
+use self::link::{Reader, State};
+use self::session::Lost;
 use self::transport::{Connector, Stream};
-use crate::command::{Answer, Command, CommandQueue, Counters, Event, Question, Token, count};
+use crate::command::{Answer, Command, Event, Question, Token, count};
 use crate::error::{Error, Result};
-use crate::mailbox::Mailbox;
 use crate::options::{Options, Reconnect};
 
 /// How much is read at a time.
@@ -37,8 +45,15 @@ const BURST: usize = 4;
 /// That moment. Each packet that wakes us alone costs the broker a wake-up, and us two: gathering is worth
 /// a third of the throughput and two thirds of the CPU at 100 requests in flight, and a lone request never waits.
 const LULL: Duration = Duration::from_micros(100);
+/// So many reads in a row without a burst, and the caller's event loop does the reading.
+const CALM: u32 = 8;
+/// How long the client's reason may take to leave when it is the client that ends a connection.
+const LAST_WORD: Duration = Duration::from_millis(100);
 /// How long a good-bye may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// A connection has to last this many times the delay before it, or the next delay goes on growing: two clients
+/// of one identifier would take the session from each other as fast as the network lets them.
+const STEADY: u32 = 4;
 /// A timer that is always armed costs less than one that comes and goes.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -50,46 +65,36 @@ enum Outcome<T> {
 }
 
 struct Driver {
-    options: Arc<Options>,
-    queue: Arc<CommandQueue>,
-    mailbox: Arc<Mailbox<Event>>,
-    counters: Arc<Counters>,
-    session: Session,
+    link: Arc<Link>,
     /// Kept from one connection to the next: it has read the trusted authorities.
     connector: Option<Connector>,
     /// What the caller answered to the latest question.
-    answer: Option<(u64, Result<Answer, String>)>,
+    answer: Option<Result<Answer, String>>,
     /// Scratch for a batch.
     commands: Vec<Command>,
 }
 
 /// Runs one connection until its owner disconnects it. Spawn it on a tokio runtime with I/O and time.
-pub async fn run(
-    options: Arc<Options>,
-    queue: Arc<CommandQueue>,
-    mailbox: Arc<Mailbox<Event>>,
-    counters: Arc<Counters>,
-) {
-    let session = Session::new(options.clone(), counters.clone(), Instant::now());
-    let mut driver = Driver {
-        options,
-        queue,
-        mailbox,
-        counters,
-        session,
-        connector: None,
-        answer: None,
-        commands: Vec::new(),
-    };
+pub async fn run(link: Arc<Link>) {
+    let mut driver = Driver { link, connector: None, answer: None, commands: Vec::new() };
     let token = driver.live().await;
-    driver.session.events().extend(token.map(|token| Event::Done { token }));
-    driver.deliver();
+    let link = &driver.link;
+    let mut state = link.lock();
+    state.session.events().extend(token.map(|token| Event::Done { token }));
     // A command may have slipped in behind the last one.
-    driver.queue.take(&mut driver.commands);
-    for command in std::mem::take(&mut driver.commands) {
-        driver.session.refuse(command, &Error::ClientClosed);
+    link.queue.take(&mut driver.commands);
+    for command in driver.commands.drain(..) {
+        state.session.refuse(command, &Error::ClientClosed);
     }
-    driver.deliver();
+    deliver(link, &mut state);
+}
+
+/// Hands over what the session has to tell. Under the link's lock, so that the order is kept.
+fn deliver(link: &Link, state: &mut State) {
+    if !state.session.events().is_empty() {
+        let taken = link.mailbox.append(state.session.events());
+        state.session.delivered(taken);
+    }
 }
 
 impl Driver {
@@ -100,14 +105,17 @@ impl Driver {
                 Outcome::Ready(token) => token,
                 Outcome::Closing(token) => return token,
             };
-            self.session.expect_connect(token);
+            self.link.lock().session.expect_connect(token);
             match self.connect_and_serve().await {
                 Outcome::Closing(token) => return token,
-                Outcome::Ready(lost) if self.session.known() => return self.keep_alive(lost).await,
+                Outcome::Ready(lost) if self.link.lock().session.known() => {
+                    return self.keep_alive(lost).await;
+                }
                 Outcome::Ready(lost) => {
                     let error = self.connect_error(lost);
-                    self.session.give_up(&error);
-                    self.deliver();
+                    let mut state = self.link.lock();
+                    state.session.give_up(&error);
+                    deliver(&self.link, &mut state);
                 }
             }
         }
@@ -115,34 +123,45 @@ impl Driver {
 
     async fn wait_for_connect(&mut self) -> Outcome<Token> {
         loop {
-            self.queue.take(&mut self.commands);
+            self.link.queue.take(&mut self.commands);
             let mut commands = std::mem::take(&mut self.commands).into_iter();
             while let Some(command) = commands.next() {
                 match command {
                     Command::Connect { token } => {
                         // What follows in this batch belongs to the connection.
                         let rest: Vec<Command> = commands.collect();
-                        return match self.carry_out(rest) {
+                        let closing = carry_out(&mut self.link.lock(), &mut self.answer, rest);
+                        return match closing {
                             Some(closing) => Outcome::Closing(closing),
                             None => Outcome::Ready(token),
                         };
                     }
                     Command::Disconnect { token } => return Outcome::Closing(token),
+                    // To a question of the attempt that failed.
+                    Command::Answer { .. } => {}
                     // Requesters may be opened before.
-                    command => self.session.command(command, Instant::now()),
+                    command => self.link.lock().session.command(command, Instant::now()),
                 }
             }
-            self.deliver();
-            self.queue.bell.notified().await;
+            // One that came while connecting failed must not wait for the next attempt.
+            let _ = self.link.lock().session.tick(Instant::now());
+            let deadline = self.deliver().unwrap_or_else(|| Instant::now() + FAR);
+            tokio::select! {
+                biased;
+                () = self.link.queue.bell.notified() => {}
+                () = sleep_until(deadline.into()) => {}
+            }
         }
     }
 
     /// The connection was lost: connects again and again, until told or until it makes no sense.
     async fn keep_alive(&mut self, mut lost: Lost) -> Option<Token> {
+        // How often the delay has doubled; not reset by a connection that does not last.
+        let mut backoff = 0;
         loop {
             let since = Instant::now();
-            let reconnect = self.options.reconnect.clone().filter(|_| lost.again);
-            self.session.events().push(Event::Disconnected {
+            let reconnect = self.link.options.reconnect.clone().filter(|_| lost.again);
+            self.tell(Event::Disconnected {
                 reason_code: lost.reason_code,
                 detail: lost.detail.clone(),
                 final_: reconnect.is_none(),
@@ -151,7 +170,8 @@ impl Driver {
             let mut attempt = 0;
             lost = loop {
                 attempt += 1;
-                let mut delay = reconnect.delay(attempt, fastrand::f64());
+                backoff += 1;
+                let mut delay = reconnect.delay(backoff, fastrand::f64());
                 if let Some(budget) = reconnect.give_up_after {
                     let left = budget.saturating_sub(since.elapsed());
                     if left.is_zero() {
@@ -159,20 +179,25 @@ impl Driver {
                     }
                     delay = delay.min(left);
                 }
-                self.session.events().push(Event::Reconnecting { attempt, delay });
+                self.tell(Event::Reconnecting { attempt, delay });
                 if let Outcome::Closing(token) = self.offline(tokio::time::sleep(delay)).await {
                     return token;
                 }
-                let reconnects = self.session.connects();
+                let (connects, begun) = (self.link.lock().session.connects(), Instant::now());
                 match self.connect_and_serve().await {
                     Outcome::Closing(token) => return token,
-                    // It was up, and was lost again: counted from the start.
-                    Outcome::Ready(next) if self.session.connects() > reconnects => break next,
+                    // It was up, and was lost again.
+                    Outcome::Ready(next) if self.link.lock().session.connects() > connects => {
+                        if begun.elapsed() >= STEADY * delay {
+                            backoff = 0;
+                        }
+                        break next;
+                    }
                     Outcome::Ready(next) => {
                         let again = next.again;
                         lost = next;
                         if !again {
-                            self.session.events().push(Event::Disconnected {
+                            self.tell(Event::Disconnected {
                                 reason_code: lost.reason_code,
                                 detail: lost.detail.clone(),
                                 final_: true,
@@ -191,7 +216,7 @@ impl Driver {
             "gave up after {seconds} s and {attempts} attempts to reconnect (Reconnect.give_up_after), the last: {}",
             lost.detail
         );
-        self.session.events().push(Event::Disconnected {
+        self.tell(Event::Disconnected {
             reason_code: lost.reason_code,
             detail: detail.clone(),
             final_: true,
@@ -202,26 +227,29 @@ impl Driver {
     /// Fails what waits and all that comes, at once, until the owner disconnects.
     async fn end(&mut self, lost: &Lost) -> Option<Token> {
         let error = Error::ConnectionLost { reason_code: lost.reason_code, detail: lost.detail.clone() };
-        self.session.give_up(&error);
+        self.link.lock().session.give_up(&error);
         loop {
-            self.queue.take(&mut self.commands);
-            for command in std::mem::take(&mut self.commands) {
-                if let Command::Disconnect { token } = command {
-                    return token;
+            {
+                let mut state = self.link.lock();
+                self.link.queue.take(&mut self.commands);
+                for command in std::mem::take(&mut self.commands) {
+                    if let Command::Disconnect { token } = command {
+                        return token;
+                    }
+                    state.session.refuse(command, &error);
                 }
-                self.session.refuse(command, &error);
+                deliver(&self.link, &mut state);
             }
-            self.deliver();
-            self.queue.bell.notified().await;
+            self.link.queue.bell.notified().await;
         }
     }
 
     /// One connection from the first byte to the last.
     async fn connect_and_serve(&mut self) -> Outcome<Lost> {
-        let patience = self.options.connect_timeout;
+        let patience = self.link.options.connect_timeout;
         let deadline = Instant::now() + patience;
         let connector = self.connector.take();
-        let options = self.options.clone();
+        let options = self.link.options.clone();
         let connecting = timeout(patience, async move {
             let mut connector = match connector {
                 Some(connector) => connector,
@@ -257,18 +285,30 @@ impl Driver {
             Outcome::Ready(Err(lost)) => return Outcome::Ready(lost),
             Outcome::Ready(Ok(answer)) => answer,
         };
-        self.session.open(answer, Instant::now());
-        match self.serve(&mut stream, deadline).await {
+        self.link.lock().open(answer, &stream);
+        let outcome = self.serve(&mut stream, deadline).await;
+        let mut out = self.link.lock().take_over();
+        #[cfg(unix)]
+        if let Stream::Socket(socket) = &mut stream {
+            // It may have been left to the event loop. What cannot be watched cannot be waited for below.
+            let _ = socket.watch();
+        }
+        match outcome {
             Ok(token) => {
-                self.session.close();
-                self.say_good_bye(&mut stream).await;
+                {
+                    let mut state = self.link.lock();
+                    state.session.close();
+                    out.unsplit(std::mem::take(&mut state.session.out));
+                }
+                let _ = timeout(CLOSE_PATIENCE, good_bye(&mut stream, out)).await;
                 Outcome::Closing(token)
             }
             Err(lost) => {
-                // A DISCONNECT that says why, if the network still takes it.
-                let _ =
-                    timeout(Duration::from_millis(100), stream.write_all_buf(&mut self.session.out)).await;
-                self.session.disconnected(&lost);
+                if !out.is_empty() {
+                    // A DISCONNECT that says why, if the network still takes it.
+                    let _ = timeout(LAST_WORD, good_bye(&mut stream, out)).await;
+                }
+                self.link.lock().session.disconnected(&lost);
                 Outcome::Ready(lost)
             }
         }
@@ -276,15 +316,14 @@ impl Driver {
 
     /// Asks for what CONNECT has to say and only the caller knows.
     async fn ask(&mut self, deadline: Instant) -> Outcome<Result<Answer, Lost>> {
-        if !self.options.ask_credentials && self.options.authentication_method.is_none() {
+        if !self.link.options.ask_credentials && self.link.options.authentication_method.is_none() {
             return Outcome::Ready(Ok(Answer::default()));
         }
         self.answer = None;
-        let asked = self.session.ask(Question::Connect);
-        let queue = self.queue.clone();
+        self.link.lock().session.ask(Question::Connect);
+        let queue = self.link.queue.clone();
         while Instant::now() < deadline {
-            self.deliver();
-            let tick = self.session.deadline().map_or(deadline, |tick| tick.min(deadline));
+            let tick = self.deliver().map_or(deadline, |tick| tick.min(deadline));
             tokio::select! {
                 biased;
                 () = queue.bell.notified() => {}
@@ -293,27 +332,33 @@ impl Driver {
             if let Some(token) = self.catch_up() {
                 return Outcome::Closing(token);
             }
-            match self.answer.take().filter(|(number, _)| *number == asked).map(|(_, answer)| answer) {
-                Some(Ok(answer)) => return Outcome::Ready(Ok(answer)),
-                Some(Err(why)) => {
-                    return Outcome::Ready(Err(Lost::because(format!(
-                        "no credentials to connect with: {why}"
-                    ))));
-                }
-                None => {}
-            }
+            let Some(answer) = self.answer.take() else { continue };
+            self.link.lock().session.answered();
+            let checked = answer.and_then(|answer| match Options::validate_answer(&answer) {
+                Ok(()) => Ok(answer),
+                Err(error) => Err(error.to_string()),
+            });
+            return Outcome::Ready(checked.map_err(|why| {
+                Lost::because(format!("no credentials to connect with, so nothing was sent: {why}"))
+            }));
         }
-        let detail = "the credentials or the authenticator gave no answer in time (connect_timeout)";
-        Outcome::Ready(Err(Lost::because(detail)))
+        self.link.lock().session.answered();
+        Outcome::Ready(Err(self.unanswered()))
+    }
+
+    fn unanswered(&self) -> Lost {
+        Lost::because(format!(
+            "username=, password= or authenticator= gave no answer within {} s (connect_timeout): have it answer sooner, or allow more time",
+            self.link.options.connect_timeout.as_secs_f64()
+        ))
     }
 
     /// Waits for something while there is no connection: commands are taken in, deadlines are kept.
     async fn offline<F: Future>(&mut self, waiting: F) -> Outcome<F::Output> {
         let mut waiting = pin!(waiting);
-        let queue = self.queue.clone();
+        let queue = self.link.queue.clone();
         loop {
-            self.deliver();
-            let deadline = self.session.deadline().unwrap_or_else(|| Instant::now() + FAR);
+            let deadline = self.deliver().unwrap_or_else(|| Instant::now() + FAR);
             tokio::select! {
                 biased;
                 output = &mut waiting => return Outcome::Ready(output),
@@ -329,155 +374,153 @@ impl Driver {
     /// What is due while there is no connection; gives the token of a disconnect, if there was one.
     fn catch_up(&mut self) -> Option<Option<Token>> {
         let closing = self.take_commands();
+        let mut state = self.link.lock();
         if closing.is_some() {
-            self.session.close();
+            state.session.close();
         } else {
             // There is no keep alive to miss while offline.
-            let _ = self.session.tick(Instant::now());
+            let _ = state.session.tick(Instant::now());
         }
         closing
     }
 
     /// Carries out what was asked for; gives the token of a disconnect, if there was one.
     fn take_commands(&mut self) -> Option<Option<Token>> {
-        self.queue.take(&mut self.commands);
+        let link = self.link.clone();
+        let mut state = link.lock();
+        // Under the lock: what comes later must not be carried out by another thread before it.
+        link.queue.take(&mut self.commands);
         let mut commands = std::mem::take(&mut self.commands);
-        let closing = self.carry_out(commands.drain(..));
+        let closing = carry_out(&mut state, &mut self.answer, commands.drain(..));
         self.commands = commands;
         closing
     }
 
-    fn carry_out(&mut self, commands: impl IntoIterator<Item = Command>) -> Option<Option<Token>> {
-        let now = Instant::now();
-        let mut closing = None;
-        for command in commands {
-            match command {
-                command if closing.is_some() => self.session.refuse(command, &Error::ClientClosed),
-                Command::Disconnect { token } => closing = Some(token),
-                Command::Connect { token } => self.session.connect_again(token),
-                Command::Answer { number, answer } => self.answer = Some((number, answer)),
-                command => self.session.command(command, now),
-            }
-        }
-        self.session.settle(now);
-        closing
+    /// Tells one event.
+    fn tell(&self, event: Event) {
+        self.link.lock().session.events().push(event);
+    }
+
+    /// Hands over what there is to tell; gives when the session has something to do.
+    fn deliver(&self) -> Option<Instant> {
+        let mut state = self.link.lock();
+        deliver(&self.link, &mut state);
+        state.session.deadline()
     }
 
     /// Moves bytes until the connection is lost (`Err`) or is to be closed (`Ok`).
     async fn serve(&mut self, stream: &mut Stream, handshake: Instant) -> Result<Option<Token>, Lost> {
-        let queue = self.queue.clone();
-        let mut input = BytesMut::with_capacity(READ_SIZE);
+        let link = self.link.clone();
         let mut timer = pin!(sleep_until((Instant::now() + FAR).into()));
-        let mut bell = pin!(queue.bell.notified());
-        let mut burst = false;
+        let mut bell = pin!(link.queue.bell.notified());
+        let mut gathering = Gathering::new();
         if let Some(token) = self.take_commands() {
             return Ok(token);
         }
         loop {
-            self.deliver();
             self.arm(timer.as_mut(), handshake);
-            let session = &mut self.session;
-            let counters = &self.counters;
-            let woken = poll_fn(|cx| {
+            let read = poll_fn(|cx| {
+                let mut state = link.lock();
+                if let Some(lost) = state.lost.take() {
+                    return Poll::Ready(Err(lost));
+                }
                 // Writing comes first: what this turn produced leaves before the next is read.
-                let mut wrote = 0;
-                while !session.out.is_empty() {
-                    match Pin::new(&mut *stream).poll_write(cx, &session.out) {
-                        Poll::Ready(Ok(0)) => {
-                            return Poll::Ready(Err(Lost::because("the connection takes no more bytes")));
-                        }
-                        Poll::Ready(Ok(written)) => {
-                            session.out.advance(written);
-                            wrote += written;
-                        }
-                        Poll::Ready(Err(error)) => {
-                            return Poll::Ready(Err(Lost::because(transport::describe(&error))));
-                        }
-                        Poll::Pending => break,
+                let wrote = match poll_write(&link, &mut state, stream, cx) {
+                    Poll::Ready(outcome) => outcome?,
+                    Poll::Pending => false,
+                };
+                let mut woken = wrote && !state.session.out.is_empty();
+                if state.reader == Reader::Io && !state.session.holding() {
+                    if std::mem::take(&mut gathering.burst) {
+                        drop(state);
+                        lull(Arc::as_ptr(&link) as usize);
+                        state = link.lock();
                     }
-                }
-                // A buffering transport (TLS, WebSocket) holds bytes back until it is flushed.
-                if let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_flush(cx) {
-                    return Poll::Ready(Err(Lost::because(transport::describe(&error))));
-                }
-                if wrote > 0 {
-                    count(&counters.bytes_sent, wrote as u64);
-                    session.written(Instant::now());
-                }
-                if std::mem::take(&mut burst) {
-                    lull(Arc::as_ptr(&queue) as usize);
-                }
-                input.reserve(READ_SIZE / 4);
-                let mut woken = wrote > 0 && !session.out.is_empty();
-                match poll_read_buf(Pin::new(&mut *stream), cx, &mut input) {
-                    Poll::Ready(Ok(0)) => {
-                        return Poll::Ready(Err(Lost::because("the broker closed the connection")));
+                    match poll_read(&link, &mut state, stream, cx) {
+                        Poll::Ready(read) => return Poll::Ready(read.map(|()| true)),
+                        Poll::Pending => {}
                     }
-                    Poll::Ready(Ok(read)) => {
-                        count(&counters.bytes_received, read as u64);
-                        return Poll::Ready(Ok(true));
-                    }
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(Lost::because(transport::describe(&error))));
-                    }
-                    Poll::Pending => {}
                 }
                 if bell.as_mut().poll(cx).is_ready() {
-                    bell.set(queue.bell.notified());
+                    bell.set(link.queue.bell.notified());
                     woken = true;
                 }
                 woken |= timer.as_mut().poll(cx).is_ready();
                 if woken { Poll::Ready(Ok(false)) } else { Poll::Pending }
             })
             .await?;
-            let now = Instant::now();
-            if woken {
-                burst = self.session.input(&mut input, now)? >= BURST;
-                if self.session.out.is_empty() {
+            let closing = self.take_turn(&link, stream, read, &mut gathering)?;
+            if let Some(token) = closing {
+                return Ok(token);
+            }
+            let state = link.lock();
+            if !state.session.online() && Instant::now() >= handshake {
+                return Err(if state.session.asking() {
+                    self.unanswered()
+                } else {
+                    Lost::because(
+                        "the broker took the connection, but did not answer CONNECT in time (connect_timeout): check the port and the scheme (mqtt, mqtts, ws, wss)",
+                    )
+                });
+            }
+        }
+    }
+
+    /// Does what is to be done with what was read, was asked for, and is due.
+    fn take_turn(
+        &mut self,
+        link: &Link,
+        stream: &mut Stream,
+        read: bool,
+        gathering: &mut Gathering,
+    ) -> Result<Option<Option<Token>>, Lost> {
+        let now = Instant::now();
+        {
+            let mut state = link.lock();
+            let State { session, input, .. } = &mut *state;
+            if read {
+                gathering.note(session.input(input, now)?);
+                if session.out.is_empty() {
                     stream.acknowledge_now();
                 }
             }
-            if let Some(token) = self.take_commands() {
-                return Ok(token);
-            }
-            if let Some((number, answer)) = self.answer.take() {
-                self.session.answer(number, answer, now)?;
-            }
-            self.session.tick(now)?;
-            if !self.session.online() && now >= handshake {
-                return Err(Lost::because(
-                    "the broker took the connection, but did not answer CONNECT in time (connect_timeout): check the port and the scheme (mqtt, mqtts, ws, wss)",
-                ));
+            #[cfg(unix)]
+            if state.reader == Reader::Loop {
+                // Whatever woke us: if the loop is kept busy, what has arrived must not wait for it.
+                link.read(&mut state, now)?;
             }
         }
+        if let Some(token) = self.take_commands() {
+            return Ok(Some(token));
+        }
+        let mut state = link.lock();
+        if let Some(answer) = self.answer.take() {
+            let State { session, input, .. } = &mut *state;
+            let held = session.holding();
+            session.answer(answer, now)?;
+            if held {
+                // What came with the CONNACK.
+                session.input(input, now)?;
+            }
+        }
+        state.session.tick(now)?;
+        gathering.leave_to_the_loop(link, &mut state, stream);
+        deliver(link, &mut state);
+        Ok(None)
     }
 
     /// Sets the timer earlier where needed. One that fires too early costs less than one moved at each turn.
     fn arm(&self, mut timer: Pin<&mut Sleep>, handshake: Instant) {
-        let deadline = if self.session.online() {
-            self.session.deadline()
-        } else {
-            Some(self.session.deadline().map_or(handshake, |deadline| deadline.min(handshake)))
-        };
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + FAR).into();
-        if timer.is_elapsed() || deadline < timer.deadline() {
-            timer.as_mut().reset(deadline);
+        let mut state = self.link.lock();
+        let now = Instant::now();
+        let mut due = self.link.due(&state, now).unwrap_or_else(|| now + FAR);
+        if !state.session.online() {
+            due = due.min(handshake);
         }
-    }
-
-    /// Writes what is left (DISCONNECT is the last of it) and waits for the broker to close: a socket closed
-    /// with unread bytes is reset, and the reset can overtake what was written.
-    async fn say_good_bye(&mut self, stream: &mut Stream) {
-        let _ = timeout(CLOSE_PATIENCE, async {
-            stream.write_all_buf(&mut self.session.out).await?;
-            stream.shutdown().await?;
-            let mut rest = BytesMut::with_capacity(READ_SIZE);
-            while stream.read_buf(&mut rest).await? > 0 {
-                rest.clear();
-            }
-            std::io::Result::Ok(())
-        })
-        .await;
+        if timer.is_elapsed() || due < timer.deadline().into_std() {
+            timer.as_mut().reset(due.into());
+        }
+        state.alarm = timer.deadline().into_std();
     }
 
     fn connect_error(&self, lost: Lost) -> Error {
@@ -485,19 +528,167 @@ impl Driver {
             return Error::InvalidArgument(lost.detail);
         }
         Error::Connect {
-            url: self.options.address.redacted(),
+            url: self.link.options.address.redacted(),
             reason_code: lost.reason_code,
             reason_string: lost.reason_string,
             detail: lost.detail,
         }
     }
+}
 
-    fn deliver(&mut self) {
-        if !self.session.events().is_empty() {
-            let taken = self.mailbox.append(self.session.events());
-            self.session.delivered(taken);
+/// How packets come, as the I/O thread sees it.
+struct Gathering {
+    /// The last read brought so many that more are on their way.
+    burst: bool,
+    /// Reads in a row that did not.
+    calm: u32,
+}
+
+impl Gathering {
+    /// A connection begins with little under way.
+    const fn new() -> Self {
+        Self { burst: false, calm: CALM }
+    }
+
+    fn note(&mut self, packets: usize) {
+        self.burst = packets >= BURST;
+        self.calm = if self.burst { 0 } else { self.calm + 1 };
+    }
+
+    /// Little is under way: from now on the caller's event loop waits for the socket, if it can.
+    #[cfg(unix)]
+    fn leave_to_the_loop(&self, link: &Link, state: &mut State, stream: &mut Stream) {
+        let Stream::Socket(socket) = stream else { return };
+        if state.reader == Reader::Loop {
+            return;
+        }
+        let calm = self.calm >= CALM && state.session.online() && state.session.out.is_empty();
+        if link.loop_watches && calm {
+            socket.unwatch();
+            state.reader = Reader::Loop;
+            state.session.events().push(Event::Watch(socket.fd().clone()));
         }
     }
+
+    #[cfg(not(unix))]
+    fn leave_to_the_loop(&self, _link: &Link, _state: &mut State, _stream: &mut Stream) {}
+}
+
+fn carry_out(
+    state: &mut State,
+    answer: &mut Option<Result<Answer, String>>,
+    commands: impl IntoIterator<Item = Command>,
+) -> Option<Option<Token>> {
+    let now = Instant::now();
+    let mut closing = None;
+    for command in commands {
+        match command {
+            command if closing.is_some() => state.session.refuse(command, &Error::ClientClosed),
+            Command::Disconnect { token } => closing = Some(token),
+            Command::Connect { token } => state.session.connect_again(token),
+            Command::Answer { question, answer: given } => {
+                if state.session.asks(question) {
+                    *answer = Some(given);
+                }
+            }
+            command => state.session.command(command, now),
+        }
+    }
+    state.session.settle(now);
+    closing
+}
+
+/// Writes what there is; gives whether any of it left.
+fn poll_write(
+    link: &Link,
+    state: &mut State,
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+) -> Poll<Result<bool, Lost>> {
+    let lost = |error: &std::io::Error| Lost::because(transport::describe(error));
+    #[cfg(unix)]
+    if let Stream::Socket(socket) = stream
+        && state.reader == Reader::Io
+    {
+        // Handed back by the loop.
+        socket.watch().map_err(|error| lost(&error))?;
+    }
+    let mut wrote = 0;
+    while !state.session.out.is_empty() {
+        match Pin::new(&mut *stream).poll_write(cx, &state.session.out) {
+            Poll::Ready(Ok(0)) => {
+                return Poll::Ready(Err(Lost::because("the connection takes no more bytes")));
+            }
+            Poll::Ready(Ok(written)) => {
+                state.session.out.advance(written);
+                wrote += written;
+            }
+            #[cfg(unix)]
+            Poll::Ready(Err(error))
+                if error.kind() == std::io::ErrorKind::WouldBlock && state.reader == Reader::Loop =>
+            {
+                // Only who watches a socket can wait until it takes more.
+                state.reader = Reader::Io;
+                let Stream::Socket(socket) = stream else { unreachable!("the loop reads nothing else") };
+                socket.watch().map_err(|error| lost(&error))?;
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(lost(&error))),
+            Poll::Pending => break,
+        }
+    }
+    // A buffering transport (TLS, WebSocket) holds bytes back until it is flushed.
+    if let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_flush(cx) {
+        return Poll::Ready(Err(lost(&error)));
+    }
+    if wrote > 0 {
+        count(&link.counters.bytes_sent, wrote as u64);
+        state.session.written(Instant::now());
+    }
+    Poll::Ready(Ok(wrote > 0))
+}
+
+/// Reads once.
+fn poll_read(
+    link: &Link,
+    state: &mut State,
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Lost>> {
+    let outcome = match stream {
+        #[cfg(unix)]
+        Stream::Socket(socket) => {
+            let size = state.read_size;
+            let outcome = ready!(socket.poll_receive(cx, &mut state.input, size));
+            if let Ok(read) = outcome {
+                state.read_size = socket::next_size(size, read, READ_SIZE);
+            }
+            outcome
+        }
+        stream => {
+            state.input.reserve(READ_SIZE / 4);
+            ready!(poll_read_buf(Pin::new(stream), cx, &mut state.input))
+        }
+    };
+    Poll::Ready(match outcome {
+        Ok(0) => Err(Lost::because("the broker closed the connection")),
+        Ok(read) => {
+            count(&link.counters.bytes_received, read as u64);
+            Ok(())
+        }
+        Err(error) => Err(Lost::because(transport::describe(&error))),
+    })
+}
+
+/// Writes what is left (DISCONNECT is the last of it) and waits for the broker to close: a socket closed with
+/// unread bytes is reset, and the reset can overtake what was written.
+async fn good_bye(stream: &mut Stream, mut out: BytesMut) -> std::io::Result<()> {
+    stream.write_all_buf(&mut out).await?;
+    stream.shutdown().await?;
+    let mut rest = BytesMut::with_capacity(READ_SIZE);
+    while stream.read_buf(&mut rest).await? > 0 {
+        rest.clear();
+    }
+    Ok(())
 }
 
 thread_local! {

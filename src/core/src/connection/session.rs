@@ -1,7 +1,7 @@
 //! The MQTT 5 session: a state machine between commands and packets. It does no I/O and has no clock, so
 //! that whoever owns the socket can drive it: bytes go in, bytes come out, time is an argument.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::Error as CodecError;
 use rumqttc::mqttbytes::v5::{
-    AuthReasonCode, DisconnectReasonCode, Packet, PubAck as PubAckPacket, PubComp, PubRec, PubRel, Publish,
+    Auth, AuthReasonCode, DisconnectReasonCode, Packet, PubAck as PubAckPacket, PubComp, PubRec, PubRel,
+    Publish,
 };
 
-use super::codec::{self, Incoming};
+use super::codec::{self, Authentication, Incoming};
 use super::inflight::{Awaiting, Deliveries, InFlight, InFlights, Sender};
 use crate::command::{Answer, Command, Counters, Event, Question, SubscribeOptions, Token, count};
 use crate::correlation::{Ended, SlotId};
-use crate::effects::{Effects, Owner};
+use crate::effects::{Effects, Outgoing, Owner};
 use crate::error::{Error, ReasonCode, Result};
 use crate::message::{ConnAck, Message, PubAck};
-use crate::options::Options;
+use crate::options::{Options, Secret, check_authentication_data};
 use crate::requester::{Naming, Requesters};
 use crate::responder::Responders;
 use crate::topic;
@@ -33,6 +34,9 @@ const IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 const QUEUED_REPLIES: usize = 64 * 1024 * 1024;
 /// How much of QoS 0 messages may wait for a program that does not take them; further ones are dropped.
 const UNTAKEN_LIMIT: usize = 64 * 1024 * 1024;
+/// How much the broker may send beyond our Receive Maximum. Mosquitto 2.0.11 loses count of it once acknowledgements
+/// come in a row, and must not be disconnected for that.
+const EXCESS_LIMIT: usize = 64 * 1024 * 1024;
 /// How many bytes of acknowledgements the broker may leave unread beyond that. One that keeps to our Receive
 /// Maximum and to its own cannot have more than 65,535 each of PUBACK, PUBCOMP and PUBREL, of four bytes.
 const UNREAD_LIMIT: usize = 1024 * 1024;
@@ -85,6 +89,8 @@ struct Sub {
     filter: String,
     options: SubscribeOptions,
     state: SubState,
+    /// Of its latest SUBSCRIBE: the SUBACK of an earlier one says nothing about it.
+    pkid: u16,
 }
 
 /// A subscription of the user's: several filters, one outcome.
@@ -96,10 +102,24 @@ struct UserSubscription {
     token: Option<Token>,
 }
 
-/// What waits for room in the broker's Receive Maximum.
+/// A question to the caller that has no answer yet.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    number: u64,
+    /// Whether the broker's last word is being checked.
+    last: bool,
+}
+
+/// What waits for room: below `HIGH_WATER`, and from QoS 1 on in the broker's Receive Maximum.
 enum Queued {
     Request(SlotId),
-    Message(Box<(Message, Sender, Vec<u64>)>),
+    Message(Box<Outgoing>, Sender),
+}
+
+/// Which of the two queues: a message that needs no room in the Receive Maximum must not wait behind those
+/// that do. Order is kept within one QoS (section 4.6), not across them.
+const fn lane(qos: u8) -> usize {
+    (qos > 0) as usize
 }
 
 pub(super) struct Session {
@@ -111,19 +131,19 @@ pub(super) struct Session {
     client_id: String,
     /// Who waits for the connection.
     connecting: Vec<Token>,
-    /// A CONNACK whose authentication data is being checked.
-    held: Option<ConnAck>,
-    /// How many questions the caller was asked.
+    /// How many questions were asked.
     questions: u64,
-    /// The one whose answer the broker waits for: enhanced authentication goes word by word (section 4.12).
-    challenged: Option<u64>,
-    /// Who waits for the end of a re-authentication.
-    reauthenticating: Option<Token>,
+    /// The question without an answer. There is one at a time.
+    asked: Option<Asked>,
+    /// A CONNACK that is believed when the broker's last word is checked; what follows it waits unread.
+    held: Option<ConnAck>,
+    /// Who waits for the end of a re-authentication, and how long it may take.
+    reauthenticating: Option<(Token, Instant)>,
     /// How many connections of this object were accepted.
     connects: u64,
     in_flights: InFlights,
-    queue: VecDeque<Queued>,
-    /// The weight of the responses in it.
+    queues: [VecDeque<Queued>; 2],
+    /// The weight of the responses in them.
     queued_replies: usize,
     /// The weight of the QoS 0 messages that the program has not taken yet, and of those among them that are not
     /// in its mailbox yet.
@@ -131,16 +151,27 @@ pub(super) struct Session {
     undelivered: usize,
     /// Whether it was said that messages are dropped.
     overrun: bool,
+    /// Publishes of the user's in this batch; they follow its subscriptions.
+    publishes: Vec<(Message, Token)>,
     deliveries: Deliveries,
+    /// The weight of what came beyond our Receive Maximum.
+    excess: usize,
     /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
     unreleased: HashSet<u16>,
+    /// In a session of an earlier process: the identifiers of QoS 2 that it does not hold any more.
+    inherited: Option<HashSet<u16>>,
+    /// Whether the broker's session may be another than the one that was lost, though it calls it present.
+    doubtful: bool,
     /// Whether the first connection found a session: messages may be older than those they are for.
     resumed: bool,
     /// Messages of that session that nobody is there for yet, with the time they came.
     unclaimed: VecDeque<(Instant, Message, Option<u64>)>,
     aliases: HashMap<u16, Bytes>,
-    subs: HashMap<Owner, Sub>,
-    users: HashMap<Token, UserSubscription>,
+    /// In an order, so that the same story has the same bytes.
+    subs: BTreeMap<Owner, Sub>,
+    /// Filters that were given up while the broker could not hear it; its session may still hold them.
+    stale: Vec<(Owner, String)>,
+    users: BTreeMap<Token, UserSubscription>,
     requesters: Requesters,
     responders: Responders,
     effects: Effects,
@@ -167,24 +198,29 @@ impl Session {
             state: State::Offline,
             connack: None,
             connecting: Vec::new(),
-            held: None,
             questions: 0,
-            challenged: None,
+            asked: None,
+            held: None,
             reauthenticating: None,
             connects: 0,
             in_flights: InFlights::default(),
-            queue: VecDeque::new(),
+            queues: Default::default(),
             queued_replies: 0,
             untaken: 0,
             undelivered: 0,
             overrun: false,
+            publishes: Vec::new(),
             deliveries: Deliveries::default(),
+            excess: 0,
             unreleased: HashSet::new(),
+            inherited: None,
+            doubtful: false,
             resumed: false,
             unclaimed: VecDeque::new(),
             aliases: HashMap::new(),
-            subs: HashMap::new(),
-            users: HashMap::new(),
+            subs: BTreeMap::new(),
+            stale: Vec::new(),
+            users: BTreeMap::new(),
             effects: Effects::default(),
             drained: Vec::new(),
             last_sent: now,
@@ -235,9 +271,6 @@ impl Session {
             if self.known() { self.options.session_expiry_interval == 0 } else { self.options.clean_start };
         codec::write(&codec::connect(&self.options, &self.client_id, clean_start, answer), &mut self.out);
         self.state = State::Handshake;
-        self.held = None;
-        self.challenged = None;
-        self.unread = 0;
         self.last_sent = now;
         self.last_received = now;
         self.pinged = None;
@@ -264,7 +297,7 @@ impl Session {
             }
             Command::CloseRequester { requester } => self.requesters.close(requester, &mut self.effects),
             Command::Publish { token, message } => {
-                self.enqueue(message, Sender::User(token), Vec::new());
+                self.publishes.push((message, token));
             }
             Command::Subscribe { token, filters, options } => {
                 self.subscribe_user(token, filters, &options);
@@ -281,24 +314,67 @@ impl Session {
                 self.settle(now);
                 self.responders.settle_drains(&mut self.effects);
             }
+            Command::StopResponders { responders } => {
+                self.responders.stop(&responders, now, &mut self.effects);
+            }
             Command::CloseResponders { responders } => self.responders.close(&responders, &mut self.effects),
-            Command::Reauthenticate { token, data } => self.reauthenticate(token, data),
+            Command::Reauthenticate { token, data } => self.reauthenticate(token, &data, now),
             Command::Connect { .. } | Command::Disconnect { .. } | Command::Answer { .. } => {
                 unreachable!("the driver carries these out itself")
             }
         }
     }
 
-    fn reauthenticate(&mut self, token: Token, data: Bytes) {
-        if !self.online() || self.options.authentication_method.is_none() {
-            let error = Error::InvalidArgument(
-                "there is nothing to authenticate again: it takes a connection that was opened with an authenticator".into(),
-            );
+    fn reauthenticate(&mut self, token: Token, data: &Secret, now: Instant) {
+        let invalid = |what: &str| Err(Error::InvalidArgument(what.to_owned()));
+        let allowed = if self.options.authentication_method.is_none() {
+            invalid("there is nothing to authenticate again: open the client with an authenticator")
+        } else if self.reauthenticating.is_some() {
+            invalid("a re-authentication is under way: wait for its end")
+        } else if !self.online() {
+            Err(Error::ConnectionLost {
+                reason_code: None,
+                detail:
+                    "there is no connection to authenticate again on: the next one authenticates by itself"
+                        .to_owned(),
+            })
+        } else {
+            check_authentication_data(data)
+        };
+        if let Err(error) = allowed {
             return self.effects.events.push(Event::Failed { token, error });
         }
-        self.reauthenticating = Some(token);
+        self.reauthenticating = Some((token, now + self.options.connect_timeout));
         let packet = codec::auth(AuthReasonCode::ReAuthenticate, &self.options, Some(data));
         codec::write(&packet, &mut self.out);
+    }
+
+    /// Asks what only the caller knows. An older question is void.
+    pub fn ask(&mut self, question: Question) {
+        self.questions += 1;
+        self.asked =
+            Some(Asked { number: self.questions, last: matches!(question, Question::Finish { .. }) });
+        self.effects.events.push(Event::Ask { number: self.questions, question });
+    }
+
+    /// Whether this question waits for its answer.
+    pub fn asks(&self, number: u64) -> bool {
+        self.asked.is_some_and(|asked| asked.number == number)
+    }
+
+    /// Whether the caller owes an answer.
+    pub const fn asking(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Whether nothing is read before the caller has answered.
+    pub const fn holding(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// The answer is there, or comes too late.
+    pub fn answered(&mut self) {
+        self.asked = None;
     }
 
     fn responders_changed(&mut self) {
@@ -317,12 +393,22 @@ impl Session {
     fn unsubscribe_user(&mut self, token: Token) {
         let Some(user) = self.users.remove(&token) else { return };
         let filters = u32::try_from(user.filters.len()).unwrap_or(u32::MAX);
-        self.effects.unsubscribe.extend((0..filters).map(|index| Owner::User(token, index)));
+        for index in 0..filters {
+            self.effects.end_subscription(Owner::User(token, index));
+        }
     }
 
     /// Does what the state machines asked for, until nothing is left to do.
     pub fn settle(&mut self, now: Instant) {
         self.carry_out(now);
+        for (message, token) in std::mem::take(&mut self.publishes) {
+            let expires = message
+                .properties
+                .message_expiry_interval
+                .and_then(|seconds| now.checked_add(Duration::from_secs(seconds.into())));
+            let outgoing = Outgoing { message, deliveries: Vec::new(), expires };
+            self.send_or_queue(outgoing, Sender::User(token));
+        }
         self.pump(now);
         while !self.effects.are_done() {
             // A request that ended instead of being written has let the next one in.
@@ -334,7 +420,7 @@ impl Session {
             self.drained.append(&mut self.effects.drained);
         }
         if !self.drained.is_empty()
-            && (self.queue.is_empty() || self.state == State::Offline && !self.known())
+            && (self.nothing_queued() || self.state == State::Offline && !self.known())
         {
             self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
         }
@@ -358,16 +444,8 @@ impl Session {
                     self.effects.ready = ready;
                 }
             }
-            for (message, deliveries) in std::mem::take(&mut self.effects.replies) {
-                if self.has_room(message.qos) && self.queue.is_empty() {
-                    self.send(message, Sender::Reply, deliveries);
-                } else if self.queued_replies >= QUEUED_REPLIES {
-                    let waiting = self.queue.len();
-                    log::warn!(target: "reqtt.responder", "a response was dropped: the broker acknowledges too slowly, {waiting} wait already");
-                    self.done(deliveries);
-                } else {
-                    self.enqueue(message, Sender::Reply, deliveries);
-                }
+            for outgoing in std::mem::take(&mut self.effects.replies) {
+                self.send_or_queue(outgoing, Sender::Reply);
             }
             let mut acknowledge = std::mem::take(&mut self.effects.acknowledge);
             for delivery in acknowledge.drain(..) {
@@ -388,38 +466,98 @@ impl Session {
                     && self.in_flights.vacant().is_some())
     }
 
+    fn send_or_queue(&mut self, outgoing: Outgoing, sender: Sender) {
+        let qos = outgoing.message.qos;
+        if self.has_room(qos) && self.queues[lane(qos)].is_empty() {
+            self.send(outgoing, sender);
+        } else if sender == Sender::Reply && self.queued_replies >= QUEUED_REPLIES {
+            let waiting = self.queues[lane(qos)].len();
+            log::warn!(target: "reqtt.responder", "a response was dropped: the broker acknowledges too slowly, {waiting} wait already");
+            self.done(outgoing.deliveries);
+        } else {
+            self.enqueue(outgoing, sender);
+        }
+    }
+
+    fn enqueue(&mut self, outgoing: Outgoing, sender: Sender) {
+        if sender == Sender::Reply {
+            self.queued_replies += outgoing.message.weight();
+        }
+        self.queues[lane(outgoing.message.qos)].push_back(Queued::Message(Box::new(outgoing), sender));
+    }
+
+    fn done(&mut self, deliveries: Vec<u64>) {
+        for delivery in deliveries {
+            self.deliveries.done(delivery);
+        }
+    }
+
+    /// Sends what waited, unless its time is up.
+    fn send_late(&mut self, mut outgoing: Outgoing, sender: Sender, now: Instant) {
+        if let Some(expires) = outgoing.expires {
+            match remaining(expires, now) {
+                Some(seconds) => outgoing.message.properties.message_expiry_interval = Some(seconds),
+                None => return self.expired(sender, outgoing.deliveries),
+            }
+        }
+        self.send(outgoing, sender);
+    }
+
+    /// The time of a message was up before it could be sent (again).
+    fn expired(&mut self, sender: Sender, deliveries: Vec<u64>) {
+        if let Sender::User(token) = sender {
+            let error = Error::ConnectionLost {
+                reason_code: None,
+                detail: "its message_expiry_interval ran out before the broker had it, so it is not sent"
+                    .into(),
+            };
+            self.effects.events.push(Event::Failed { token, error });
+        }
+        self.done(deliveries);
+    }
+
+    fn nothing_queued(&self) -> bool {
+        self.queues.iter().all(VecDeque::is_empty)
+    }
+
     /// Writes what waited for room.
     fn pump(&mut self, now: Instant) {
-        while let Some(next) = self.queue.front() {
+        for lane in 0..self.queues.len() {
+            self.pump_lane(lane, now);
+        }
+    }
+
+    fn pump_lane(&mut self, lane: usize, now: Instant) {
+        while let Some(next) = self.queues[lane].front() {
             let qos = match next {
                 Queued::Request(slot) => match self.requesters.qos(*slot) {
                     Some(qos) => qos,
                     None => {
-                        self.queue.pop_front();
+                        self.queues[lane].pop_front();
                         continue;
                     }
                 },
-                Queued::Message(message) => message.0.qos,
+                Queued::Message(outgoing, _) => outgoing.message.qos,
             };
             if !self.has_room(qos) {
                 // What has ended while it waited must not pile up behind a slow broker.
-                if self.queue.len() > 1024 && self.queue.len() > 4 * self.requesters.len() {
+                let queue = &mut self.queues[lane];
+                if queue.len() > 1024 && queue.len() > 4 * self.requesters.len() {
                     let requesters = &self.requesters;
-                    self.queue.retain(|queued| match queued {
+                    queue.retain(|queued| match queued {
                         Queued::Request(slot) => requesters.is_pending(*slot),
-                        Queued::Message(_) => true,
+                        Queued::Message(..) => true,
                     });
                 }
                 break;
             }
-            match self.queue.pop_front() {
+            match self.queues[lane].pop_front() {
                 Some(Queued::Request(slot)) => self.write_request(slot, now),
-                Some(Queued::Message(message)) => {
-                    let (message, sender, deliveries) = *message;
+                Some(Queued::Message(outgoing, sender)) => {
                     if sender == Sender::Reply {
-                        self.queued_replies = self.queued_replies.saturating_sub(message.weight());
+                        self.queued_replies = self.queued_replies.saturating_sub(outgoing.message.weight());
                     }
-                    self.send(message, sender, deliveries);
+                    self.send_late(*outgoing, sender, now);
                 }
                 None => break,
             }
@@ -428,10 +566,10 @@ impl Session {
 
     fn send_request(&mut self, slot: SlotId, now: Instant) {
         let Some(qos) = self.requesters.qos(slot) else { return };
-        if self.queue.is_empty() && self.has_room(qos) {
+        if self.queues[lane(qos)].is_empty() && self.has_room(qos) {
             self.write_request(slot, now);
         } else {
-            self.queue.push_back(Queued::Request(slot));
+            self.queues[lane(qos)].push_back(Queued::Request(slot));
         }
     }
 
@@ -441,7 +579,7 @@ impl Session {
         let qos = message.qos;
         match self.check(&message) {
             Ok(()) => {
-                self.write_publish(message, Sender::Request(slot));
+                self.write_publish(message, Sender::Request(slot), None);
                 self.requesters.sent(slot, qos);
             }
             Err(error) => self.requesters.end(slot, Ended::Cancelled, Some(error), &mut self.effects),
@@ -449,29 +587,17 @@ impl Session {
     }
 
     /// Writes a message that is not a request; tells its sender when it cannot be sent at all.
-    fn send(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
+    fn send(&mut self, outgoing: Outgoing, sender: Sender) {
+        let Outgoing { message, deliveries, expires } = outgoing;
         match (self.check(&message), sender) {
-            (Ok(()), _) => self.write_publish(message, sender),
+            (Ok(()), _) => self.write_publish(message, sender, expires),
             (Err(error), Sender::User(token)) => self.effects.events.push(Event::Failed { token, error }),
             (Err(error), _) => {
                 log::error!(target: "reqtt.responder", "a response could not be sent: {error}");
-                self.write_publish(crate::responder::too_large(message), sender);
+                self.write_publish(crate::responder::too_large(message), sender, expires);
             }
         }
         self.done(deliveries);
-    }
-
-    fn enqueue(&mut self, message: Message, sender: Sender, deliveries: Vec<u64>) {
-        if sender == Sender::Reply {
-            self.queued_replies += message.weight();
-        }
-        self.queue.push_back(Queued::Message(Box::new((message, sender, deliveries))));
-    }
-
-    fn done(&mut self, deliveries: Vec<u64>) {
-        for delivery in deliveries {
-            self.deliveries.done(delivery);
-        }
     }
 
     /// What the broker would punish with a disconnect must not reach it.
@@ -497,12 +623,19 @@ impl Session {
         Ok(())
     }
 
-    fn write_publish(&mut self, message: Message, sender: Sender) {
+    fn write_publish(&mut self, message: Message, sender: Sender, expires: Option<Instant>) {
         let mut packet = codec::publish(message);
         let qos = packet.qos as u8;
         if qos > 0 {
             let Some(pkid) = self.in_flights.vacant() else { return };
             packet.pkid = pkid;
+        }
+        if qos == 2
+            && let Some(released) = &mut self.inherited
+            && released.insert(packet.pkid)
+        {
+            // Where the earlier process left it unreleased, the broker would take this message for a copy.
+            codec::write(&Packet::PubRel(PubRel::new(packet.pkid, None)), &mut self.out);
         }
         let start = self.out.len();
         if let Err(error) = packet.write(&mut self.out) {
@@ -518,7 +651,13 @@ impl Session {
         }
         let awaiting = if qos == 1 { Awaiting::Puback } else { Awaiting::Pubrec };
         let order = self.in_flights.next_order();
-        self.in_flights.insert(InFlight::Publish { packet: Box::new(packet), sender, awaiting, order });
+        self.in_flights.insert(InFlight::Publish {
+            packet: Box::new(packet),
+            sender,
+            awaiting,
+            order,
+            expires,
+        });
     }
 
     /// A text in it is too long for MQTT. It is nobody's packet: it must not wait for an acknowledgement, and what
@@ -545,7 +684,7 @@ impl Session {
     /// How many messages and requests wait for room.
     #[cfg(test)]
     pub fn queued(&self) -> usize {
-        self.queue.len()
+        self.queues.iter().map(VecDeque::len).sum()
     }
 
     #[cfg(test)]
@@ -579,7 +718,7 @@ impl Session {
     }
 
     fn subscribe(&mut self, owner: Owner, filter: String, options: SubscribeOptions) {
-        let mut sub = Sub { filter, options, state: SubState::Wanted };
+        let mut sub = Sub { filter, options, state: SubState::Wanted, pkid: 0 };
         if self.state == State::Online {
             self.write_subscribe(owner, &mut sub);
         }
@@ -605,6 +744,7 @@ impl Session {
         codec::write(&codec::subscribe(pkid, &sub.filter, &sub.options, identifiers), &mut self.out);
         self.in_flights.insert(InFlight::Subscribe(owner));
         sub.state = SubState::Asked;
+        sub.pkid = pkid;
     }
 
     fn subscribed(&mut self, owner: Owner, outcome: Result<()>) {
@@ -637,16 +777,26 @@ impl Session {
 
     fn unsubscribe(&mut self, owner: Owner) {
         let Some(sub) = self.subs.remove(&owner) else { return self.unsubscribed(owner) };
-        // The broker knows one subscription for each filter: the last user of it ends it.
-        let shared = self.subs.values().any(|other| other.filter == sub.filter);
-        if self.state != State::Online || sub.state == SubState::Wanted || shared {
+        if self.state != State::Online {
+            self.stale.push((owner, sub.filter));
             return self.unsubscribed(owner);
         }
-        let Some(pkid) = self.in_flights.vacant() else { return self.unsubscribed(owner) };
+        if sub.state == SubState::Wanted {
+            return self.unsubscribed(owner);
+        }
+        self.write_unsubscribe(owner, sub.filter);
+    }
+
+    fn write_unsubscribe(&mut self, owner: Owner, filter: String) {
+        // The broker knows one subscription for each filter: the last user of it ends it.
+        let shared = self.subs.values().any(|other| other.filter == filter);
+        let Some(pkid) = self.in_flights.vacant().filter(|_| !shared) else {
+            return self.unsubscribed(owner);
+        };
         let packet =
-            rumqttc::mqttbytes::v5::Unsubscribe { pkid, filters: vec![sub.filter], properties: None };
+            rumqttc::mqttbytes::v5::Unsubscribe { pkid, filters: vec![filter.clone()], properties: None };
         codec::write(&Packet::Unsubscribe(packet), &mut self.out);
-        self.in_flights.insert(InFlight::Unsubscribe(owner));
+        self.in_flights.insert(InFlight::Unsubscribe(owner, filter));
     }
 
     fn unsubscribed(&mut self, owner: Owner) {
@@ -659,9 +809,8 @@ impl Session {
     /// Reads all complete packets of `input`; gives how many.
     pub fn input(&mut self, input: &mut BytesMut, now: Instant) -> Result<usize, Lost> {
         self.last_received = now;
-        self.pinged = None;
         let mut packets = 0;
-        loop {
+        while !self.holding() {
             let connack = input.first().is_some_and(|first| first >> 4 == CONNACK);
             match codec::read(input, self.options.maximum_packet_size) {
                 Ok(None) => break,
@@ -677,6 +826,10 @@ impl Session {
                 let what = "it goes on sending, and does not read its acknowledgements";
                 return Err(self.violated(DisconnectReasonCode::ReceiveMaximumExceeded, what));
             }
+        }
+        if !input.is_empty() && self.pinged.is_some() {
+            // The PINGRESP may be behind a large packet that is still coming.
+            self.pinged = Some(now);
         }
         self.settle(now);
         Ok(packets)
@@ -694,30 +847,26 @@ impl Session {
 
     fn packet(&mut self, packet: Packet, now: Instant) -> Result<(), Lost> {
         match (packet, self.state) {
-            (Packet::ConnAck(packet), State::Handshake) if self.held.is_none() => {
-                let (connack, data) = codec::connack(packet);
-                match data.filter(|_| self.options.authentication_method.is_some()) {
-                    // The broker's last word proves that it knows us: it is checked before it is believed.
-                    Some(data) if connack.reason_code == ReasonCode::SUCCESS => {
-                        self.held = Some(connack);
-                        self.challenge(data, false)?;
-                    }
-                    _ => self.connack(connack, now)?,
+            (Packet::ConnAck(packet), State::Handshake) => {
+                let (connack, Authentication { method, data }) = codec::connack(packet);
+                if connack.reason_code != ReasonCode::SUCCESS || self.options.authentication_method.is_none()
+                {
+                    self.connack(connack, now)?;
+                } else if self.asking() {
+                    return Err(self.unexpected("a CONNACK before the answer to its AUTH"));
+                } else if method.is_some() && method != self.options.authentication_method {
+                    return Err(self.unexpected("a CONNACK of another authentication method"));
+                } else {
+                    // The broker's last word proves that it knows us: it is checked before it is believed, and
+                    // where there is none, it is up to the method whether that will do.
+                    self.held = Some(connack);
+                    self.ask(Question::Finish { data });
                 }
             }
-            (Packet::Auth(auth), State::Handshake | State::Online)
+            (Packet::Auth(packet), State::Handshake | State::Online)
                 if self.options.authentication_method.is_some() =>
             {
-                let data = auth.properties.and_then(|properties| properties.data).unwrap_or_default();
-                let more = auth.code != AuthReasonCode::Success;
-                if self.online() && self.reauthenticating.is_none() {
-                    return Err(self.unexpected("an AUTH"));
-                }
-                if more || !data.is_empty() {
-                    self.challenge(data, more)?;
-                } else {
-                    self.authenticated();
-                }
+                self.auth(packet)?;
             }
             (Packet::PubAck(ack), State::Online) => {
                 let reason_string = ack.properties.and_then(|properties| properties.reason_string);
@@ -744,13 +893,13 @@ impl Session {
                 self.suback(ack.pkid, code, reason_string);
             }
             (Packet::UnsubAck(ack), State::Online) => {
-                if let Some(InFlight::Unsubscribe(_)) = self.in_flights.get_mut(ack.pkid)
-                    && let Some(InFlight::Unsubscribe(owner)) = self.in_flights.remove(ack.pkid)
+                if let Some(InFlight::Unsubscribe(..)) = self.in_flights.get_mut(ack.pkid)
+                    && let Some(InFlight::Unsubscribe(owner, _)) = self.in_flights.remove(ack.pkid)
                 {
                     self.unsubscribed(owner);
                 }
             }
-            (Packet::PingResp, State::Online) => {}
+            (Packet::PingResp, State::Online) => self.pinged = None,
             (Packet::Disconnect(packet), _) => {
                 let code = ReasonCode(packet.reason_code as u8);
                 let reason_string = packet.properties.and_then(|properties| properties.reason_string);
@@ -771,7 +920,7 @@ impl Session {
     }
 
     fn unexpected(&mut self, packet: &str) -> Lost {
-        let what = format!("it sent {packet} where the protocol does not allow one");
+        let what = format!("it sent {packet} where the protocol does not allow it");
         self.violated(DisconnectReasonCode::ProtocolError, &what)
     }
 
@@ -781,57 +930,61 @@ impl Session {
         Lost::because(format!("the broker breaks the protocol ({}): {what}", ReasonCode(code as u8)))
     }
 
-    /// Asks the caller something; gives the number that the answer has to have.
-    pub fn ask(&mut self, question: Question) -> u64 {
-        self.questions += 1;
-        self.effects.events.push(Event::Ask { number: self.questions, question });
-        self.questions
-    }
-
-    /// Asks the caller for the next word; a broker that does not wait for it would queue up questions.
-    fn challenge(&mut self, data: Bytes, more: bool) -> Result<(), Lost> {
-        if self.challenged.is_some() {
-            return Err(self.unexpected("another AUTH before the answer to the last"));
+    /// The broker's next word in enhanced authentication (section 4.12).
+    fn auth(&mut self, packet: Auth) -> Result<(), Lost> {
+        let (code, Authentication { method, data }) = codec::read_auth(packet);
+        // The short form of AUTH 0x00 has no properties at all (section 3.15.2.1).
+        let short = code == AuthReasonCode::Success && method.is_none() && data.is_none();
+        if method != self.options.authentication_method && !short {
+            return Err(self.unexpected("an AUTH of another authentication method"));
         }
-        self.challenged = Some(self.ask(Question::Challenge { data, more }));
+        let under_way = match self.state {
+            State::Online => self.reauthenticating.is_some(),
+            // Here it is CONNACK that says success.
+            _ => code == AuthReasonCode::Continue,
+        };
+        if !under_way || self.asking() || code == AuthReasonCode::ReAuthenticate {
+            return Err(self.unexpected("an AUTH out of turn"));
+        }
+        self.ask(if code == AuthReasonCode::Success {
+            Question::Finish { data }
+        } else {
+            Question::Challenge { data: data.unwrap_or_else(|| Secret::from("")) }
+        });
         Ok(())
     }
 
     /// The caller's next word in enhanced authentication.
-    pub fn answer(&mut self, number: u64, answer: Result<Answer, String>, now: Instant) -> Result<(), Lost> {
-        if self.state == State::Offline {
-            return Ok(());
-        }
-        if self.challenged.take_if(|challenged| *challenged == number).is_none() {
-            // It answers what an earlier connection asked: here it would vouch for a broker that nobody has checked.
-            return Ok(());
-        }
-        match answer {
-            Ok(answer) => match (self.held.take(), answer.data) {
-                (Some(connack), _) => {
-                    self.connack(connack, now)?;
-                    self.settle(now);
-                }
-                (None, Some(data)) => {
-                    let packet = codec::auth(AuthReasonCode::Continue, &self.options, Some(data));
-                    codec::write(&packet, &mut self.out);
-                }
-                (None, None) => self.authenticated(),
+    pub fn answer(&mut self, answer: Result<Answer, String>, now: Instant) -> Result<(), Lost> {
+        let Some(asked) = self.asked.take() else { return Ok(()) };
+        let checked = answer.and_then(|answer| match Options::validate_answer(&answer) {
+            Ok(()) => Ok(answer),
+            Err(error) => Err(error.to_string()),
+        });
+        match checked {
+            Ok(_) if asked.last => match self.held.take() {
+                Some(connack) => self.connack(connack, now)?,
+                None => self.authenticated(),
             },
+            Ok(answer) => {
+                let packet = codec::auth(AuthReasonCode::Continue, &self.options, answer.data.as_ref());
+                codec::write(&packet, &mut self.out);
+            }
             Err(why) => {
-                self.held = None;
-                codec::write(&codec::disconnect(DisconnectReasonCode::NotAuthorized, None), &mut self.out);
-                return Err(Lost {
-                    again: self.known(),
-                    ..Lost::because(format!("authentication failed: {why}"))
-                });
+                self.end_authentication();
+                return Err(Lost::because(format!("authentication failed: {why}")));
             }
         }
         Ok(())
     }
 
+    /// 0x87 is for servers only (section 3.14.2.1).
+    fn end_authentication(&mut self) {
+        codec::write(&codec::disconnect(DisconnectReasonCode::UnspecifiedError, None), &mut self.out);
+    }
+
     fn authenticated(&mut self) {
-        self.effects.events.extend(self.reauthenticating.take().map(|token| Event::Done { token }));
+        self.effects.events.extend(self.reauthenticating.take().map(|(token, _)| Event::Done { token }));
     }
 
     fn connack(&mut self, connack: ConnAck, now: Instant) -> Result<(), Lost> {
@@ -867,6 +1020,10 @@ impl Session {
         }
         self.connects += 1;
         self.resumed = self.connects == 1 && connack.session_present;
+        self.inherited = match self.inherited.take() {
+            None if self.resumed => Some(HashSet::new()),
+            inherited => inherited.filter(|_| connack.session_present),
+        };
         self.effects
             .events
             .push(Event::Connected { connack: connack.clone(), client_id: self.client_id.clone() });
@@ -880,10 +1037,18 @@ impl Session {
         // Subscriptions first: nothing that waits for a response goes out before them.
         self.requesters.connected(&connack, naming, &mut self.effects);
         self.resubscribe(connack.session_present);
+        for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {
+            self.subscribe(owner, filter, options);
+        }
+        let stale = std::mem::take(&mut self.stale);
         if connack.session_present {
+            for (owner, filter) in stale {
+                self.write_unsubscribe(owner, filter);
+            }
             self.resend(now);
         } else {
             self.unreleased.clear();
+            self.doubtful = false;
             self.start_over();
         }
         self.settle(now);
@@ -900,7 +1065,13 @@ impl Session {
                         self.requesters.kept(*number, &sub.filter, &mut self.effects);
                     }
                 }
-                _ if session_present && sub.state == SubState::Active => self.subscribed(*owner, Ok(())),
+                _ if session_present && sub.state == SubState::Active => {
+                    self.subscribed(*owner, Ok(()));
+                    if sub.filter.starts_with("$share/") {
+                        // Mosquitto 2.0 comes back from a restart with the session, but without these.
+                        self.write_subscribe(*owner, sub);
+                    }
+                }
                 _ => self.write_subscribe(*owner, sub),
             }
         }
@@ -913,15 +1084,18 @@ impl Session {
     fn resend(&mut self, now: Instant) {
         let nanos = self.nanos(now);
         for pkid in self.in_flights.publishes_in_order() {
-            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.get_mut(pkid)
+            let Some(InFlight::Publish { packet, sender, awaiting, expires, .. }) =
+                self.in_flights.get_mut(pkid)
             else {
                 continue;
             };
-            let expiry = match sender {
-                Sender::Request(slot) => self.requesters.expiry_of(*slot, nanos),
-                _ => packet.properties.as_ref().and_then(|properties| properties.message_expiry_interval),
+            let sender = *sender;
+            let expiry = match (sender, *expires) {
+                (Sender::Request(slot), _) => self.requesters.expiry_of(slot, nanos),
+                (_, expires) => expires.and_then(|expires| remaining(expires, now)),
             };
-            let over = matches!(sender, Sender::Request(_)) && expiry.is_none();
+            let over = expiry.is_none() && (matches!(sender, Sender::Request(_)) || expires.is_some());
+            let told = *awaiting == Awaiting::Pubcomp;
             match awaiting {
                 Awaiting::Puback | Awaiting::Pubrec if !over => {
                     packet.dup = true;
@@ -942,33 +1116,38 @@ impl Session {
                     self.write_answer(&Packet::PubRel(PubRel::new(pkid, None)));
                 }
             }
+            if over && !told {
+                self.expired(sender, Vec::new());
+            }
         }
     }
 
     /// The broker has no session: what it never acknowledged becomes new, in the old order.
     fn start_over(&mut self) {
-        let later = std::mem::take(&mut self.queue);
+        let later = std::mem::take(&mut self.queues);
         let mut requests = Vec::new();
         for pkid in self.in_flights.publishes_in_order() {
-            let Some(InFlight::Publish { packet, sender, awaiting, .. }) = self.in_flights.remove(pkid)
+            let Some(InFlight::Publish { packet, sender, awaiting, expires, .. }) =
+                self.in_flights.remove(pkid)
             else {
                 continue;
             };
             if awaiting == Awaiting::Pubcomp {
-                // Acknowledged by its PUBREC.
-                if let Sender::User(token) = sender {
-                    let puback = PubAck { reason_code: ReasonCode::SUCCESS, reason_string: None };
-                    self.effects.events.push(Event::Published { token, puback });
-                }
+                // Acknowledged by its PUBREC, and its sender knows.
                 continue;
             }
             let message = codec::message(*packet);
             match sender {
                 Sender::Request(slot) => requests.push((slot, message)),
-                sender => self.enqueue(message, sender, Vec::new()),
+                sender => {
+                    let outgoing = Outgoing { message, deliveries: Vec::new(), expires };
+                    self.enqueue(outgoing, sender);
+                }
             }
         }
-        self.queue.extend(later);
+        for (queue, later) in self.queues.iter_mut().zip(later) {
+            queue.extend(later);
+        }
         for (slot, message) in requests.into_iter().rev() {
             self.requesters.write_again(slot, message);
         }
@@ -986,10 +1165,12 @@ impl Session {
         }
         let qos = message.qos;
         if qos == 2 {
-            if self.unreleased.contains(&pkid) {
-                // Delivered before; its PUBREC may have been lost, or is still to come.
+            // In a session that may be another, a message without DUP is a new one [MQTT-3.3.1-1].
+            if self.unreleased.contains(&pkid) && (message.dup || !self.doubtful) {
+                // Delivered before; its PUBREC may have been lost, or is still to come. In its turn, like any other.
                 if !self.deliveries.holds(pkid) {
-                    self.write_answer(&Packet::PubRec(PubRec::new(pkid, None)));
+                    let delivery = self.take_delivery(pkid, &message)?;
+                    self.deliveries.set_users(delivery, 0, None, true);
                 }
                 return Ok(());
             }
@@ -998,14 +1179,7 @@ impl Session {
             // The same delivery again on the same connection: the first is still being worked on.
             return Ok(());
         }
-        if qos > 0 && self.deliveries.len() >= usize::from(self.options.receive_maximum) {
-            // [MQTT-3.3.4-9]. Without it the broker decides how much waits here.
-            return Err(self.violated(
-                DisconnectReasonCode::ReceiveMaximumExceeded,
-                "it sent more unacknowledged QoS 1 and 2 messages than receive_maximum",
-            ));
-        }
-        let delivery = (qos > 0).then(|| self.deliveries.add(pkid, qos));
+        let delivery = if qos > 0 { Some(self.take_delivery(pkid, &message)?) } else { None };
         if let Some(message) = self.hand_over(message, delivery, now) {
             if self.resumed && delivery.is_some() {
                 // It waited in the broker's session for a responder or a subscription that is about to open.
@@ -1015,6 +1189,23 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// A QoS 1 or 2 message to be acknowledged in its turn. [MQTT-3.3.4-9], with some patience: else the broker
+    /// decided how much waits here.
+    fn take_delivery(&mut self, pkid: u16, message: &Message) -> Result<u64, Lost> {
+        if self.deliveries.len() < usize::from(self.options.receive_maximum) {
+            self.excess = 0;
+        } else {
+            self.excess += message.weight();
+            if self.excess > EXCESS_LIMIT || self.deliveries.len() >= usize::from(u16::MAX) {
+                return Err(self.violated(
+                    DisconnectReasonCode::ReceiveMaximumExceeded,
+                    "it sent far more unacknowledged QoS 1 and 2 messages than receive_maximum",
+                ));
+            }
+        }
+        Ok(self.deliveries.add(pkid, message.qos))
     }
 
     /// Gives a message to everyone it is for; gives it back if there is nobody.
@@ -1198,7 +1389,7 @@ impl Session {
             return;
         }
         let Some(InFlight::Subscribe(owner)) = self.in_flights.remove(pkid) else { return };
-        let Some(sub) = self.subs.get_mut(&owner) else { return };
+        let Some(sub) = self.subs.get_mut(&owner).filter(|sub| sub.pkid == pkid) else { return };
         if code.is_error() {
             let error = Error::Subscribe {
                 topic_filter: sub.filter.clone(),
@@ -1214,6 +1405,11 @@ impl Session {
         }
     }
 
+    /// Whether anything is under way that the broker will answer soon.
+    pub fn expects_answers(&self) -> bool {
+        self.requesters.len() > 0 || self.in_flights.publishes() > 0
+    }
+
     /// When `tick` has something to do, at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let request = self.requesters.next_deadline().map(|nanos| self.origin + Duration::from_nanos(nanos));
@@ -1222,7 +1418,8 @@ impl Session {
             None => self.last_exchange() + keep_alive,
         });
         let claim = self.unclaimed.front().map(|(since, ..)| *since + CLAIM_PATIENCE);
-        [request, ping.filter(|_| self.online()), self.deliveries.expires(), claim]
+        let reauthentication = self.reauthenticating.map(|(_, until)| until);
+        [request, ping.filter(|_| self.online()), self.deliveries.expires(), claim, reauthentication]
             .into_iter()
             .flatten()
             .min()
@@ -1256,6 +1453,10 @@ impl Session {
             self.let_go_of_unclaimed(now);
             self.acknowledge();
         }
+        if self.reauthenticating.is_some_and(|(_, until)| until <= now) {
+            self.end_authentication();
+            return Err(Lost::because("the re-authentication took longer than connect_timeout"));
+        }
         let Some(keep_alive) = self.keep_alive().filter(|_| self.online()) else { return Ok(()) };
         match self.pinged {
             Some(pinged) if now >= pinged + PING_PATIENCE.min(keep_alive) => {
@@ -1276,52 +1477,70 @@ impl Session {
         if self.out.len() < HIGH_WATER {
             self.unread = 0;
         }
-        if !self.queue.is_empty() {
+        if !self.nothing_queued() {
             self.settle(now);
         }
     }
 
     /// The connection is gone; another may follow.
     pub fn disconnected(&mut self, lost: &Lost) {
-        let was_online = self.online();
+        let state = self.state;
         self.state = State::Offline;
         self.out.clear();
+        self.unread = 0;
         self.pinged = None;
+        self.asked = None;
+        self.held = None;
         self.aliases.clear();
         self.unclaimed.clear();
         for pkid in self.deliveries.forget() {
             // Without a PUBREC the broker delivers it again, and a handler that was cut short needs it.
             self.unreleased.remove(&pkid);
         }
-        if !was_online {
+        // A CONNECT whose CONNACK is lost may have begun a session that holds nothing, and that the next CONNACK
+        // calls present.
+        self.doubtful |= state == State::Handshake;
+        self.ask_again(state == State::Handshake);
+        if state != State::Online {
             return;
         }
         // QoS 2 deliveries that have no PUBREC yet come again; those that have one wait for PUBREL.
-        if let Some(token) = self.reauthenticating.take() {
+        if let Some((token, _)) = self.reauthenticating.take() {
             let error = Error::ConnectionLost { reason_code: lost.reason_code, detail: lost.detail.clone() };
             self.effects.events.push(Event::Failed { token, error });
         }
         self.responders.disconnected();
         let session = self.options.session_expiry_interval > 0;
         self.requesters.disconnected(session);
-        for sub in self.subs.values_mut().filter(|sub| sub.state == SubState::Asked) {
-            sub.state = SubState::Wanted;
-        }
-        for owner in self.in_flights.drop_subscribes() {
+        for (owner, filter) in self.in_flights.drop_subscribes() {
+            self.stale.push((owner, filter));
             self.unsubscribed(owner);
         }
         self.end_what_may_not_be_resent(lost);
-        for queued in std::mem::take(&mut self.queue) {
-            match queued {
-                Queued::Request(slot) => self.requesters.wait_again(slot, &mut self.effects),
-                Queued::Message(mut message) => {
-                    message.2.clear();
-                    self.queue.push_back(Queued::Message(message));
+        for queue in &mut self.queues {
+            queue.retain_mut(|queued| match queued {
+                Queued::Request(slot) => {
+                    self.requesters.wait_again(*slot, &mut self.effects);
+                    false
                 }
-            }
+                Queued::Message(outgoing, _) => {
+                    outgoing.deliveries.clear();
+                    true
+                }
+            });
         }
         self.effects.acknowledge.clear();
         self.responders.settle_drains(&mut self.effects);
+    }
+
+    /// Whether the broker has these subscriptions is not known: it is asked again, whatever its session says.
+    fn ask_again(&mut self, all: bool) {
+        for (owner, sub) in self.subs.iter_mut().filter(|(_, sub)| all || sub.state == SubState::Asked) {
+            sub.state = SubState::Wanted;
+            if let Owner::ResponseTopic(number) = owner {
+                self.requesters.ask_again(*number);
+            }
+        }
     }
 
     fn end_what_may_not_be_resent(&mut self, lost: &Lost) {
@@ -1358,19 +1577,21 @@ impl Session {
         let mut tokens: Vec<Token> = self.users.keys().copied().collect();
         self.users.clear();
         for pkid in self.in_flights.publishes_in_order() {
-            if let Some(InFlight::Publish { sender: Sender::User(token), .. }) = self.in_flights.remove(pkid)
+            if let Some(InFlight::Publish { sender: Sender::User(token), awaiting, .. }) =
+                self.in_flights.remove(pkid)
+                && awaiting != Awaiting::Pubcomp
             {
                 tokens.push(token);
             }
         }
+        tokens.extend(self.publishes.drain(..).map(|(_, token)| token));
         self.queued_replies = 0;
-        for queued in std::mem::take(&mut self.queue) {
-            if let Queued::Message(message) = queued
-                && let Sender::User(token) = message.1
-            {
+        for queued in self.queues.iter_mut().flat_map(|queue| queue.drain(..)) {
+            if let Queued::Message(_, Sender::User(token)) = queued {
                 tokens.push(token);
             }
         }
+        tokens.extend(self.reauthenticating.take().map(|(token, _)| token));
         for token in tokens.into_iter().chain(self.connecting.drain(..)) {
             self.effects.events.push(Event::Failed { token, error: error.clone() });
         }
@@ -1411,9 +1632,32 @@ impl Session {
         self.give_up(&Error::ClientClosed);
     }
 
+    /// What is unfinished, for a test that expects nothing to be.
+    #[cfg(test)]
+    pub fn left_over(&self) -> String {
+        let numbers = [
+            ("requests", self.requesters.len()),
+            ("in flight", self.in_flights.len()),
+            ("queued", self.queues.iter().map(VecDeque::len).sum()),
+            ("deliveries", self.deliveries.len()),
+            ("unreleased", if self.doubtful { 0 } else { self.unreleased.len() }),
+            ("unclaimed", self.unclaimed.len()),
+            ("subscriptions", self.subs.len()),
+            ("drains", self.drained.len()),
+        ];
+        let left = numbers.iter().filter(|(_, number)| *number > 0);
+        left.map(|(what, number)| format!("{number} {what} ")).collect()
+    }
+
     fn nanos(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// Message Expiry Interval for what is sent now: down, not up, so that it never promises more than it had.
+fn remaining(expires: Instant, now: Instant) -> Option<u32> {
+    let left = expires.checked_duration_since(now).filter(|left| !left.is_zero())?;
+    Some(u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1))
 }
 
 /// An upper bound of a PUBLISH's size on the wire, exact but for the length fields' own widths.

@@ -35,6 +35,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, error::ProtocolError};
 use zeroize::Zeroizing;
 
+#[cfg(unix)]
+use super::socket::Socket;
 use crate::error::{Error, Result};
 use crate::options::{Address, Options, Pem, Scheme, TlsOptions};
 
@@ -51,8 +53,9 @@ const MAX_HEAD: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
+    /// Plain TCP, or a Unix socket.
     #[cfg(unix)]
-    Unix(UnixStream),
+    Socket(Socket),
     Tls(Box<TlsStream<TcpStream>>),
     /// Over `Tcp` or `Tls`.
     Ws(Box<WebSocket<Stream>>),
@@ -64,9 +67,10 @@ impl Stream {
     #[cfg(target_os = "linux")]
     pub(crate) fn acknowledge_now(&self) {
         let tcp = match self {
+            Self::Socket(socket) => return super::socket::acknowledge_now(socket.fd()),
             Self::Tcp(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
-            Self::Unix(_) | Self::Ws(_) => return,
+            Self::Ws(_) => return,
         };
         // It only costs time where it fails.
         let _ = tcp.set_quickack(true);
@@ -81,7 +85,7 @@ macro_rules! delegate {
         match $self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).$method($($argument),*),
             #[cfg(unix)]
-            Stream::Unix(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Socket(stream) => Pin::new(stream).$method($($argument),*),
             Stream::Tls(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
             Stream::Ws(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
         }
@@ -111,7 +115,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             #[cfg(unix)]
-            Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Socket(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Ws(stream) => stream.is_write_vectored(),
         }
@@ -154,7 +158,7 @@ impl Connector {
     /// [`Error::Connect`] with what failed and what to do.
     pub(crate) async fn connect(&mut self) -> Result<Stream> {
         let stream = match self.address.scheme {
-            Scheme::Mqtt => self.tcp().await.map(Stream::Tcp),
+            Scheme::Mqtt => self.tcp().await.and_then(plain),
             Scheme::Mqtts => self.tls().await,
             Scheme::Ws => match self.tcp().await {
                 Ok(stream) => self.web_socket(Stream::Tcp(stream)).await,
@@ -233,7 +237,7 @@ impl Connector {
 
     #[cfg(unix)]
     async fn unix(&self) -> Result<Stream, String> {
-        UnixStream::connect(&self.address.path).await.map(Stream::Unix).map_err(|error| match error.kind() {
+        let stream = UnixStream::connect(&self.address.path).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 "there is no such socket: check the path, and that the broker runs".into()
             }
@@ -241,13 +245,25 @@ impl Connector {
                 "this user may not open the socket: check its owner and mode".into()
             }
             _ => describe(&error),
-        })
+        })?;
+        Socket::unix(stream).map(Stream::Socket).map_err(|error| describe(&error))
     }
 
     #[cfg(not(unix))]
     async fn unix(&self) -> Result<Stream, String> {
         Err("this system has no Unix sockets: use mqtt://".into())
     }
+}
+
+/// TCP with nothing in between.
+#[cfg(unix)]
+fn plain(stream: TcpStream) -> Result<Stream, String> {
+    Socket::tcp(stream).map(Stream::Socket).map_err(|error| describe(&error))
+}
+
+#[cfg(not(unix))]
+fn plain(stream: TcpStream) -> Result<Stream, String> {
+    Ok(Stream::Tcp(stream))
 }
 
 /// Tries the addresses in order; one that does not answer does not keep the next from being tried.
@@ -890,9 +906,11 @@ mod tests {
         let (listener, port) = listen().await;
         tokio::spawn(async move { echo(listener.accept().await.unwrap().0).await });
         let stream = connect(&format!("mqtt://127.0.0.1:{port}")).await.unwrap();
-        assert!(stream.is_write_vectored());
-        let Stream::Tcp(tcp) = &stream else { panic!("{stream:?}") };
-        assert!(tcp.nodelay().unwrap());
+        #[cfg(unix)]
+        {
+            let Stream::Socket(socket) = &stream else { panic!("{stream:?}") };
+            assert!(rustix::net::sockopt::tcp_nodelay(socket.fd()).unwrap());
+        }
         assert_echoes(stream).await;
     }
 

@@ -1,0 +1,256 @@
+//! One connection between two threads. The I/O thread always serves it; where the socket is a plain one and the
+//! caller's event loop can wait for sockets, the loop's own thread reads and writes it while little is under
+//! way: a hop to another thread and back costs more than all the rest of a lone request.
+//!
+//! Whoever holds the lock drives the session. Only one of the two waits for the socket at a time.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+
+use super::session::{Lost, Session};
+use super::transport::Stream;
+use crate::command::{Answer, Command, CommandQueue, Counters, Event};
+use crate::mailbox::Mailbox;
+use crate::options::Options;
+
+/// How long what has arrived may lie in the socket when the event loop is kept busy by something else: then
+/// the I/O thread looks after it.
+const NEGLECT: Duration = Duration::from_millis(100);
+
+/// Who waits for the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// The I/O thread.
+    Io,
+    /// The thread of the caller's event loop.
+    Loop,
+}
+
+pub(super) struct State {
+    pub session: Session,
+    /// What was read, and is no whole packet yet.
+    pub input: BytesMut,
+    pub reader: Reader,
+    /// When the I/O thread wakes by itself, at the latest.
+    pub alarm: Instant,
+    /// The loop found that the connection is over; the I/O thread acts on it.
+    pub lost: Option<Lost>,
+    #[cfg(unix)]
+    pub socket: Option<Arc<std::os::fd::OwnedFd>>,
+    #[cfg(unix)]
+    pub read_size: usize,
+}
+
+impl State {
+    /// A stream is there: writes CONNECT.
+    pub fn open(&mut self, answer: Answer, stream: &Stream) {
+        self.input.clear();
+        self.reader = Reader::Io;
+        self.lost = None;
+        #[cfg(unix)]
+        {
+            self.socket = match stream {
+                Stream::Socket(socket) => Some(socket.fd().clone()),
+                _ => None,
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = stream;
+        self.session.open(answer, Instant::now());
+    }
+
+    /// The stream is at its end: the loop has no part in it any more. Gives what is not written yet.
+    pub fn take_over(&mut self) -> BytesMut {
+        self.reader = Reader::Io;
+        #[cfg(unix)]
+        {
+            self.socket = None;
+        }
+        std::mem::take(&mut self.session.out)
+    }
+}
+
+/// What the owner of a socket that was readable is to do next.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readable {
+    /// Go on waiting for the socket.
+    pub watch: bool,
+    /// Submit something soon, or nothing: there are bytes to be written.
+    pub write: bool,
+}
+
+/// A handle of a connection: what its owner's thread does with it.
+pub struct Link {
+    pub(super) options: Arc<Options>,
+    pub(super) queue: Arc<CommandQueue>,
+    pub(super) mailbox: Arc<Mailbox<Event>>,
+    pub(super) counters: Arc<Counters>,
+    /// Whether the owner's event loop can wait for a socket.
+    pub(super) loop_watches: bool,
+    state: Mutex<State>,
+}
+
+impl Link {
+    /// A connection that is not open yet. `loop_watches` tells whether its owner takes [`Event::Watch`].
+    #[must_use]
+    pub fn new(
+        options: Arc<Options>,
+        mailbox: Arc<Mailbox<Event>>,
+        counters: Arc<Counters>,
+        loop_watches: bool,
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        Arc::new(Self {
+            state: Mutex::new(State {
+                session: Session::new(options.clone(), counters.clone(), now),
+                input: BytesMut::new(),
+                reader: Reader::Io,
+                alarm: now,
+                lost: None,
+                #[cfg(unix)]
+                socket: None,
+                #[cfg(unix)]
+                read_size: super::socket::SMALL_READ,
+            }),
+            options,
+            queue: Arc::default(),
+            mailbox,
+            counters,
+            loop_watches,
+        })
+    }
+
+    /// Where commands for the I/O thread go.
+    #[must_use]
+    pub const fn queue(&self) -> &Arc<CommandQueue> {
+        &self.queue
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands commands over: carries them out on this thread where that is possible without waiting, else the
+    /// I/O thread does. Leaves `batch` empty with its capacity.
+    pub fn submit(&self, batch: &mut Vec<Command>) {
+        if !self.carry_out(batch) {
+            self.queue.append(batch);
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn carry_out(&self, _batch: &mut Vec<Command>) -> bool {
+        false
+    }
+
+    #[cfg(unix)]
+    fn carry_out(&self, batch: &mut Vec<Command>) -> bool {
+        let Ok(mut state) = self.state.try_lock() else { return false };
+        // Nothing may overtake what waits for the I/O thread.
+        if state.reader != Reader::Loop || !self.queue.is_empty() || batch.iter().any(Command::is_drivers) {
+            return false;
+        }
+        let now = Instant::now();
+        for command in batch.drain(..) {
+            state.session.command(command, now);
+        }
+        state.session.settle(now);
+        self.write(&mut state, now);
+        super::deliver(self, &mut state);
+        self.set_alarm(&state, now);
+        true
+    }
+
+    /// The socket of [`Event::Watch`] is readable: takes what is there, and what the I/O thread has left before.
+    ///
+    /// Writes nothing: acknowledgements leave with what the caller asks for next, or by an empty [`Link::submit`].
+    #[cfg(unix)]
+    pub fn readable(&self, events: &mut Vec<Event>) -> Readable {
+        let mut state = self.lock();
+        self.mailbox.take(events);
+        if state.reader != Reader::Loop {
+            return Readable { watch: false, write: false };
+        }
+        let now = Instant::now();
+        match self.read(&mut state, now) {
+            Ok(packets) => {
+                if packets >= super::BURST {
+                    // Much is under way: packets gather better on a thread that may wait for them.
+                    self.hand_over(&mut state);
+                }
+            }
+            Err(lost) => {
+                state.lost = Some(lost);
+                self.hand_over(&mut state);
+            }
+        }
+        events.append(state.session.events());
+        state.session.delivered(true);
+        self.set_alarm(&state, now);
+        let watch = state.reader == Reader::Loop;
+        Readable { watch, write: watch && !state.session.out.is_empty() }
+    }
+
+    /// From now on the I/O thread waits for the socket.
+    fn hand_over(&self, state: &mut State) {
+        state.reader = Reader::Io;
+        self.queue.ring();
+    }
+
+    /// Reads once; gives how many packets that made whole.
+    #[cfg(unix)]
+    pub(super) fn read(&self, state: &mut State, now: Instant) -> Result<usize, Lost> {
+        use super::{READ_SIZE, socket, transport};
+        let Some(fd) = &state.socket else { return Ok(0) };
+        let size = state.read_size;
+        let read = match socket::receive(fd, &mut state.input, size) {
+            Ok(0) => return Err(Lost::because("the broker closed the connection")),
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) => return Err(Lost::because(transport::describe(&error))),
+        };
+        state.read_size = socket::next_size(size, read, READ_SIZE);
+        self.counters.bytes_received.fetch_add(read as u64, Ordering::Relaxed);
+        let packets = state.session.input(&mut state.input, now)?;
+        if state.session.out.is_empty() {
+            socket::acknowledge_now(fd);
+        }
+        Ok(packets)
+    }
+
+    /// Writes what the system takes; the I/O thread waits until it takes the rest.
+    #[cfg(unix)]
+    fn write(&self, state: &mut State, now: Instant) {
+        let Some(fd) = state.socket.clone() else { return };
+        while !state.session.out.is_empty() {
+            match super::socket::transmit(&fd, &state.session.out) {
+                Ok(written) => {
+                    state.session.out.advance(written);
+                    self.counters.bytes_sent.fetch_add(written as u64, Ordering::Relaxed);
+                    state.session.written(now);
+                }
+                // A broken connection shows there, too.
+                Err(_) => return self.hand_over(state),
+            }
+        }
+    }
+
+    /// Wakes the I/O thread if it would sleep for too long.
+    #[cfg(unix)]
+    fn set_alarm(&self, state: &State, now: Instant) {
+        if self.due(state, now).is_some_and(|due| due < state.alarm) {
+            self.queue.ring();
+        }
+    }
+
+    /// When the I/O thread has something to do, at the latest.
+    pub(super) fn due(&self, state: &State, now: Instant) -> Option<Instant> {
+        let neglected =
+            (state.reader == Reader::Loop && state.session.expects_answers()).then(|| now + NEGLECT);
+        [state.session.deadline(), neglected].into_iter().flatten().min()
+    }
+}
