@@ -8,7 +8,7 @@ SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml
 
 SEEDS ?= 100000
 
-.PHONY: help demo test test-rust simulate test-python lint format build clean wheels leaks chaos
+.PHONY: help demo test test-rust simulate test-python lint format build clean wheels leaks chaos fuzz
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,7 @@ chaos: build $(VENV)/tools ## Requests while connections and processes are broke
 
 lint: build $(VENV)/tools ## Format and type checks
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -61,6 +62,7 @@ lint: build $(VENV)/tools ## Format and type checks
 
 format: $(VENV)/tools ## Format the sources
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format
 
@@ -73,5 +75,18 @@ CUTS ?= 100
 leaks: build ## A million requests with timeouts, cancellations and cuts: what stays in memory?
 	$(BIN)/python tests/support/leaks.py $(REQUESTS) $(CUTS)
 
+# A minute for each target, one after the other. What a run finds beyond the corpus goes to fuzz/work, what fails to
+# fuzz/artifacts; neither is committed.
+FUZZ ?= topics codec requester responder decoder broker
+fuzz: ## Feed hostile bytes to codec, session, router and loopback broker: make fuzz SECONDS=60 FUZZ=codec
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo \
+	  "make fuzz needs a nightly Rust and cargo-fuzz: rustup toolchain install nightly && cargo install cargo-fuzz --version 0.13.2"; \
+	  exit 1; }
+	@for target in $(FUZZ); do \
+	  mkdir -p fuzz/work/$$target && \
+	  cargo +nightly fuzz run --fuzz-dir fuzz $$target fuzz/work/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=64 || exit 1; \
+	done
+
 clean: ## Remove what was built
-	rm -rf $(VENV) target dist
+	rm -rf $(VENV) target dist fuzz/target

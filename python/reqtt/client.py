@@ -273,13 +273,19 @@ class _Connection:
             self.waiters.discard(waiter)
 
 
+# A connection that comes and goes makes 30 events a second, each with a CONNACK of up to maximum_packet_size.
+_EVENTS_KEPT = 1000
+
+
 class _EventStream(AsyncIterator[ConnectionEvent]):
-    """Events since it was made; ends when the client is closed."""
+    """Events since it was made, the latest of them; ends when the client is closed."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[ConnectionEvent | None] = asyncio.Queue()
 
     def put(self, event: ConnectionEvent | None) -> None:
+        if self._queue.qsize() == _EVENTS_KEPT:
+            self._queue.get_nowait()
         self._queue.put_nowait(event)
 
     async def __anext__(self) -> ConnectionEvent:
@@ -610,7 +616,7 @@ class Client:
     def events(self) -> AsyncIterator[ConnectionEvent]:
         """What happens to the connection from now on, until the client is closed.
 
-        Events wait for who takes them, without bound. It raises nothing: a loss is an event.
+        The latest 1,000 events wait for who takes them. It raises nothing: a loss is an event.
 
             async for event in client.events():
                 if isinstance(event, Disconnected):

@@ -850,7 +850,7 @@ def _failure(spec: ResponderSpec, request: Request, error: BaseException, intero
     """What the requester learns of an exception. Inner detail stays in the log."""
     match error:
         case _Rejected():
-            _log.debug("%s: request on %s rejected: %s", spec.name, request.topic, error)
+            _log.debug("%s: request on %r rejected: %s", spec.name, request.topic, error)
             return _error(error.status, error.message, interop_azure, application=False, about=error.about)
         case RequestError():
             return _error(
@@ -860,19 +860,19 @@ def _failure(spec: ResponderSpec, request: Request, error: BaseException, intero
             return _error(error.status, str(error), interop_azure, application=False)
         case ResponseTimeout():
             _log.warning(
-                "%s: its own request to %s timed out (request on %s)", spec.name, error.topic, request.topic
+                "%s: its own request to %r timed out (request on %r)", spec.name, error.topic, request.topic
             )
             return _error(504, "a request of the handler timed out", interop_azure, application=True)
         case RemoteError():
             _log.warning(
-                "%s: its own request failed with status %d (request on %s)",
+                "%s: its own request failed with status %d (request on %r)",
                 spec.name,
                 error.status,
                 request.topic,
             )
             return _error(502, "a request of the handler failed", interop_azure, application=True)
         case _:
-            _log.error("%s failed (request on %s)", spec.name, request.topic, exc_info=error)
+            _log.error("%s failed (request on %r)", spec.name, request.topic, exc_info=error)
             return _error(500, "internal error", interop_azure, application=True)
 
 

@@ -47,6 +47,15 @@ pub(crate) struct Effects {
 }
 
 impl Effects {
+    /// Whether the session has carried out everything; events are not its business.
+    pub fn are_done(&self) -> bool {
+        self.subscribe.is_empty()
+            && self.unsubscribe.is_empty()
+            && self.ready.is_empty()
+            && self.replies.is_empty()
+            && self.acknowledge.is_empty()
+    }
+
     /// Ends a subscription, or one that was not begun yet: in one batch both may be asked for.
     pub fn end_subscription(&mut self, owner: Owner) {
         self.subscribe.retain(|(other, ..)| *other != owner);

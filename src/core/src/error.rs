@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::topic;
+
 /// A reason code as the other end sent it (MQTT 5.0, section 2.4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReasonCode(pub u8);
@@ -273,7 +275,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 fn reason(f: &mut fmt::Formatter<'_>, text: Option<&str>) -> fmt::Result {
-    text.map_or(Ok(()), |text| write!(f, ", \"{text}\""))
+    // The broker's own words: one line, and not a page.
+    text.map_or(Ok(()), |text| write!(f, ", \"{}\"", topic::one_line(text, 1000)))
 }
 
 const fn connect_advice(code: ReasonCode) -> &'static str {
@@ -300,6 +303,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_brokers_words_stay_on_one_line() {
+        let error = Error::Publish {
+            topic: "t".into(),
+            reason_code: ReasonCode(0x87),
+            reason_string: Some(format!("no\n2026-01-01 ERROR all is lost\u{1b}[2J{}", "x".repeat(5_000))),
+        };
+        let text = error.to_string();
+        assert!(!text.contains(char::is_control) && text.len() < 1_200, "{text}");
+    }
 
     #[test]
     fn a_refused_response_filter_says_what_to_do() {

@@ -13,6 +13,9 @@ pub mod connection;
 pub mod correlation;
 mod effects;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod mailbox;
 pub mod message;
 pub mod options;

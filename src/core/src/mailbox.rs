@@ -21,10 +21,10 @@ impl<T> Mailbox<T> {
         Self { queue: Mutex::new(Vec::new()), wake }
     }
 
-    /// Moves `batch` into the queue, leaving it empty with its capacity.
-    pub fn append(&self, batch: &mut Vec<T>) {
+    /// Moves `batch` into the queue, leaving it empty with its capacity. Whether all that came before was taken.
+    pub fn append(&self, batch: &mut Vec<T>) -> bool {
         if batch.is_empty() {
-            return;
+            return false;
         }
         let was_empty = {
             let mut queue = self.queue.lock().expect("no panic while the mailbox is locked");
@@ -35,6 +35,7 @@ impl<T> Mailbox<T> {
         if was_empty {
             self.wake.wake();
         }
+        was_empty
     }
 
     /// Takes everything; `into` must be empty, its capacity is kept for the next batch.

@@ -50,6 +50,16 @@ pub struct Message {
 }
 
 impl Message {
+    /// Roughly what it takes in memory, in bytes: user properties take several times their size on the wire.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let properties = &self.properties;
+        let pairs = properties.user_properties.iter().map(|(key, value)| 64 + key.len() + value.len());
+        let rest =
+            [&properties.response_topic, &properties.content_type].into_iter().flatten().map(String::len);
+        256 + self.topic.len() + self.payload.len() + pairs.chain(rest).sum::<usize>()
+    }
+
     /// The topic name as text.
     #[must_use]
     pub fn topic(&self) -> &str {

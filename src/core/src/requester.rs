@@ -722,7 +722,10 @@ fn remaining_expiry(pending: &Pending, deadline: Nanos, now: Nanos) -> Option<u3
 fn usable_response_information(information: Option<&str>) -> Option<String> {
     let information = information?;
     let base = information.strip_suffix('/').unwrap_or(information);
-    if let Err(error) = topic::check_topic(base) {
+    // With the token that follows it.
+    if let Err(error) =
+        topic::check_topic(base).and_then(|()| topic::check_topic(&format!("{base}/{:16}", "r")))
+    {
         log::warn!(target: "reqtt.requester", "the broker's Response Information cannot be used: {error}");
         return None;
     }

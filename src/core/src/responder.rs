@@ -85,8 +85,10 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// How long a request is remembered after its expiry, or at all if it names none: a copy may come late, and in
 /// its last second Mosquitto delivers it without an expiry.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// How many QoS 0 requests may wait for one responder; QoS 1 and 2 are bounded by Receive Maximum.
+/// How many QoS 0 requests may wait for one responder, and how many bytes of them; QoS 1 and 2 are bounded by Receive
+/// Maximum.
 const QUEUE_LIMIT: usize = 10_000;
+const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
 #[derive(Debug)]
 struct Responder {
@@ -99,6 +101,20 @@ struct Responder {
     stopped: bool,
     running: usize,
     queue: VecDeque<Incoming>,
+    /// The weight of what is queued.
+    queued: usize,
+}
+
+impl Responder {
+    fn is_full(&self) -> bool {
+        self.queue.len() >= QUEUE_LIMIT || self.queued >= QUEUE_BYTES
+    }
+
+    fn pop(&mut self) -> Option<Incoming> {
+        let incoming = self.queue.pop_front()?;
+        self.queued -= incoming.message.weight();
+        Some(incoming)
+    }
 }
 
 /// A request that was let in.
@@ -213,6 +229,7 @@ impl Responders {
             stopped: false,
             running: 0,
             queue: VecDeque::new(),
+            queued: 0,
         };
         self.responders.insert(id, responder);
     }
@@ -242,6 +259,15 @@ impl Responders {
             // Their numbers belong to the old connection; the broker delivers them again where it must.
             for incoming in &mut responder.queue {
                 incoming.delivery = None;
+            }
+            // A broker that comes and goes must not pile them up.
+            while responder.is_full()
+                && let Some(incoming) = responder.pop()
+            {
+                count(&self.counters.requests_dropped, 1);
+                if let Some(key) = &incoming.key {
+                    self.cache.remove(key);
+                }
             }
         }
         for (_, running) in &mut self.running {
@@ -277,7 +303,8 @@ impl Responders {
         if let Err(why) = self.may_run(&responder.options, &message) {
             count(&self.counters.requests_dropped, 1);
             if let Some(why) = why {
-                log::warn!(target: "reqtt.responder", "request on \"{}\" not run: {why}", message.topic());
+                let topic = topic::one_line(message.topic(), 80);
+                log::warn!(target: "reqtt.responder", "request on \"{topic}\" not run: {why}");
             }
             return effects.acknowledge.extend(delivery);
         }
@@ -320,14 +347,17 @@ impl Responders {
         if responder.options.ack == Ack::OnReceipt {
             effects.acknowledge.extend(incoming.delivery.take());
         }
-        if responder.queue.len() >= QUEUE_LIMIT && incoming.delivery.is_none() {
+        if responder.is_full() && incoming.delivery.is_none() {
             count(&self.counters.requests_dropped, 1);
-            log::warn!(target: "reqtt.responder", "request on \"{}\" dropped: {QUEUE_LIMIT} wait already", incoming.message.topic());
+            let topic = topic::one_line(incoming.message.topic(), 80);
+            let (waiting, bytes) = (responder.queue.len(), responder.queued);
+            log::warn!(target: "reqtt.responder", "request on \"{topic}\" dropped: {waiting} ({bytes} bytes) wait already");
             if let Some(key) = &incoming.key {
                 self.cache.remove(key);
             }
             return;
         }
+        responder.queued += incoming.message.weight();
         responder.queue.push_back(incoming);
         self.start(id, now, effects);
     }
@@ -343,14 +373,17 @@ impl Responders {
         if let Err(error) = topic::check_topic(response_topic) {
             return Err(Some(format!("its Response Topic is no topic name: {error}")));
         }
+        let shown = || topic::one_line(response_topic, 80);
         if !options.allowed_response_topics.iter().any(|filter| topic::matches(filter, response_topic)) {
             return Err(Some(format!(
-                "its Response Topic \"{response_topic}\" is not in allowed_response_topics"
+                "its Response Topic \"{}\" is not in allowed_response_topics",
+                shown()
             )));
         }
         if self.router.route(response_topic).is_some() {
             return Err(Some(format!(
-                "its Response Topic \"{response_topic}\" is one that this client responds on, so responses would be taken for requests"
+                "its Response Topic \"{}\" is one that this client responds on, so responses would be taken for requests",
+                shown()
             )));
         }
         Ok(())
@@ -360,7 +393,7 @@ impl Responders {
     fn start(&mut self, id: u32, now: Instant, effects: &mut Effects) {
         let Some(mut responder) = self.responders.get_mut(&id) else { return };
         while (responder.stopped || responder.running < responder.options.concurrency)
-            && let Some(incoming) = responder.queue.pop_front()
+            && let Some(incoming) = responder.pop()
         {
             if incoming.deadline.is_some_and(|deadline| deadline <= now) {
                 count(&self.counters.requests_dropped, 1);
@@ -471,6 +504,12 @@ impl Responders {
                 self.cache_bytes -= entry.bytes;
             }
         }
+    }
+
+    /// How many answered requests are remembered, and in how many bytes.
+    #[cfg(test)]
+    pub fn remembered(&self) -> (usize, usize) {
+        (self.order.len(), self.cache_bytes)
     }
 
     /// The time to drain is over: what has not been started is answered with 503, and nothing more starts.

@@ -116,16 +116,21 @@ fn invalid(topic: &str, reason: &str) -> Error {
     Error::InvalidTopic { topic: shortened(topic), reason: reason.into() }
 }
 
-/// A topic as it goes into an error message: one line, at most 80 characters of it.
+/// A topic as it goes into an error message.
 fn shortened(topic: &str) -> String {
-    const SHOWN: usize = 80;
+    one_line(topic, 80)
+}
+
+/// A peer's text as it goes into a message or a log: at most `shown` characters of it, and none that moves a
+/// terminal's cursor or starts a line that looks like another entry.
+pub(crate) fn one_line(peers: &str, shown: usize) -> String {
     let mut text = String::new();
-    for (n, character) in topic.chars().enumerate() {
-        if n == SHOWN {
+    for (n, character) in peers.chars().enumerate() {
+        if n == shown {
             text.push('…');
             break;
         }
-        if character.is_control() {
+        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
             text.extend(character.escape_default());
         } else {
             text.push(character);

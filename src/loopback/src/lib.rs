@@ -18,6 +18,9 @@
 
 mod connect;
 mod faults;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod net;
 mod options;
 mod outbox;

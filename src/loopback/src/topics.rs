@@ -25,7 +25,14 @@ pub(crate) fn split_share(filter: &str) -> Result<(Option<&str>, &str), ()> {
     }
 }
 
+/// More levels than any plan of topics has. The tree is walked, and dropped, by recursion: 65,535 levels, which one
+/// SUBSCRIBE can hold, would overflow the stack.
+const MAX_LEVELS: usize = 256;
+
 pub(crate) fn valid_filter(filter: &str) -> bool {
+    if filter.split('/').nth(MAX_LEVELS).is_some() {
+        return false;
+    }
     let mut levels = filter.split('/').peekable();
     while let Some(level) = levels.next() {
         let wild = level.contains(['+', '#']);
@@ -243,6 +250,7 @@ mod tests {
         for filter in ["#", "+", "/", "a/+/b/#", "$SYS/#"] {
             assert!(valid_filter(filter), "{filter}");
         }
+        assert!(valid_filter(&"/".repeat(255)) && !valid_filter(&"/".repeat(256)));
         assert_eq!(split_share("$share/g/a/b"), Ok((Some("g"), "a/b")));
         assert_eq!(split_share("$share/g"), Err(()));
         assert_eq!(split_share("$share//a"), Err(()));

@@ -249,7 +249,7 @@ fn put_string(out: &mut BytesMut, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_varint(out: &mut BytesMut, mut value: usize) {
+pub(crate) fn put_varint(out: &mut BytesMut, mut value: usize) {
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
         value >>= 7;

@@ -237,6 +237,10 @@ pub(super) enum Incoming {
 /// properties for the payload. A DISCONNECT that ends after its reason code is legal (section 3.14.2.2.1), but
 /// not to the codec; and what the codec misses in a complete frame will never come.
 pub(super) fn read(input: &mut BytesMut, maximum: u32) -> Result<Option<Incoming>, CodecError> {
+    if input.first().is_some_and(|first| !is_first_byte(*first)) {
+        // Known at once: what follows is no packet, and might never be as long as it seems to say.
+        return Err(CodecError::MalformedPacket);
+    }
     let header = match check(input.iter(), Some(maximum)) {
         Ok(header) => header,
         Err(CodecError::InsufficientBytes(more)) => {
@@ -275,6 +279,16 @@ pub(super) fn read(input: &mut BytesMut, maximum: u32) -> Result<Option<Incoming
             Err(CodecError::InsufficientBytes(_)) => Err(CodecError::MalformedPacket),
             Err(error) => Err(error),
         },
+    }
+}
+
+/// Whether a packet may begin like this: its type, and the flags that belong to it (sections 2.1.2 and 2.1.3).
+const fn is_first_byte(byte: u8) -> bool {
+    match byte >> 4 {
+        0 => false,
+        3 => true,
+        6 | 8 | 10 => byte & 15 == 2,
+        _ => byte & 15 == 0,
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct InFlights {
     slots: Slab<InFlight>,
     order: u64,
     publishes: usize,
+    /// Of the payloads of those PUBLISHes.
+    bytes: usize,
 }
 
 impl InFlights {
@@ -56,7 +58,10 @@ impl InFlights {
     }
 
     pub fn insert(&mut self, in_flight: InFlight) {
-        self.publishes += usize::from(matches!(in_flight, InFlight::Publish { .. }));
+        if let InFlight::Publish { packet, .. } = &in_flight {
+            self.publishes += 1;
+            self.bytes += packet.payload.len();
+        }
         self.slots.insert(in_flight);
     }
 
@@ -71,7 +76,10 @@ impl InFlights {
 
     pub fn remove(&mut self, pkid: u16) -> Option<InFlight> {
         let removed = self.slots.try_remove(usize::from(pkid).checked_sub(1)?)?;
-        self.publishes -= usize::from(matches!(removed, InFlight::Publish { .. }));
+        if let InFlight::Publish { packet, .. } = &removed {
+            self.publishes -= 1;
+            self.bytes -= packet.payload.len();
+        }
         Some(removed)
     }
 
@@ -83,6 +91,11 @@ impl InFlights {
     /// How many PUBLISHes count against the broker's Receive Maximum.
     pub const fn publishes(&self) -> usize {
         self.publishes
+    }
+
+    /// How many bytes of payload they hold.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The identifiers of all PUBLISHes in the order in which they were sent.
@@ -135,6 +148,11 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
+    /// How many the broker has to count against our Receive Maximum.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Takes one in that nobody has yet; `set_users` says who gets it.
     pub fn add(&mut self, pkid: u16, qos: u8) -> u64 {
         self.queue.push_back(Delivery { pkid, qos, users: 1, expires: None, taken: false });
@@ -183,11 +201,6 @@ impl Deliveries {
             }
             delivery.users = 0;
         }
-    }
-
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.queue.len()
     }
 
     pub fn holds(&self, pkid: u16) -> bool {

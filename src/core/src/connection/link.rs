@@ -160,7 +160,7 @@ impl Link {
         }
         state.session.settle(now);
         self.write(&mut state, now);
-        self.mailbox.append(state.session.events());
+        super::deliver(self, &mut state);
         self.set_alarm(&state, now);
         true
     }
@@ -189,6 +189,7 @@ impl Link {
             }
         }
         events.append(state.session.events());
+        state.session.delivered(true);
         self.set_alarm(&state, now);
         let watch = state.reader == Reader::Loop;
         Readable { watch, write: watch && !state.session.out.is_empty() }

@@ -6,6 +6,8 @@
 //! per request, where a batch of requests, responses and acknowledgements can leave in one.
 
 mod codec;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;
 mod inflight;
 mod link;
 mod session;
@@ -45,6 +47,8 @@ const BURST: usize = 4;
 const LULL: Duration = Duration::from_micros(100);
 /// So many reads in a row without a burst, and the caller's event loop does the reading.
 const CALM: u32 = 8;
+/// How long the client's reason may take to leave when it is the client that ends a connection.
+const LAST_WORD: Duration = Duration::from_millis(100);
 /// How long a good-bye may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// A connection has to last this many times the delay before it, or the next delay goes on growing: two clients
@@ -87,7 +91,10 @@ pub async fn run(link: Arc<Link>) {
 
 /// Hands over what the session has to tell. Under the link's lock, so that the order is kept.
 fn deliver(link: &Link, state: &mut State) {
-    link.mailbox.append(state.session.events());
+    if !state.session.events().is_empty() {
+        let taken = link.mailbox.append(state.session.events());
+        state.session.delivered(taken);
+    }
 }
 
 impl Driver {
@@ -293,12 +300,14 @@ impl Driver {
                     state.session.close();
                     out.unsplit(std::mem::take(&mut state.session.out));
                 }
-                say_good_bye(&mut stream, out).await;
+                let _ = timeout(CLOSE_PATIENCE, good_bye(&mut stream, out)).await;
                 Outcome::Closing(token)
             }
             Err(lost) => {
-                // A DISCONNECT that says why, if the network still takes it.
-                let _ = timeout(Duration::from_millis(100), stream.write_all_buf(&mut out)).await;
+                if !out.is_empty() {
+                    // A DISCONNECT that says why, if the network still takes it.
+                    let _ = timeout(LAST_WORD, good_bye(&mut stream, out)).await;
+                }
                 self.link.lock().session.disconnected(&lost);
                 Outcome::Ready(lost)
             }
@@ -672,17 +681,14 @@ fn poll_read(
 
 /// Writes what is left (DISCONNECT is the last of it) and waits for the broker to close: a socket closed with
 /// unread bytes is reset, and the reset can overtake what was written.
-async fn say_good_bye(stream: &mut Stream, mut out: BytesMut) {
-    let _ = timeout(CLOSE_PATIENCE, async {
-        stream.write_all_buf(&mut out).await?;
-        stream.shutdown().await?;
-        let mut rest = BytesMut::with_capacity(READ_SIZE);
-        while stream.read_buf(&mut rest).await? > 0 {
-            rest.clear();
-        }
-        std::io::Result::Ok(())
-    })
-    .await;
+async fn good_bye(stream: &mut Stream, mut out: BytesMut) -> std::io::Result<()> {
+    stream.write_all_buf(&mut out).await?;
+    stream.shutdown().await?;
+    let mut rest = BytesMut::with_capacity(READ_SIZE);
+    while stream.read_buf(&mut rest).await? > 0 {
+        rest.clear();
+    }
+    Ok(())
 }
 
 thread_local! {

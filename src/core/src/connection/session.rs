@@ -27,10 +27,26 @@ use crate::topic;
 
 /// Above this many unwritten bytes nothing new is encoded: the broker is slower than we are.
 const HIGH_WATER: usize = 4 * 1024 * 1024;
+/// How many bytes of payload may be written and not acknowledged: 65,535 large ones would be held by a broker that never
+/// answers.
+const IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+/// How much may wait for a broker that does not acknowledge responses; further ones are dropped.
+const QUEUED_REPLIES: usize = 64 * 1024 * 1024;
+/// How much of QoS 0 messages may wait for a program that does not take them; further ones are dropped.
+const UNTAKEN_LIMIT: usize = 64 * 1024 * 1024;
+/// How much the broker may send beyond our Receive Maximum. Mosquitto 2.0.11 loses count of it once acknowledgements
+/// come in a row, and must not be disconnected for that.
+const EXCESS_LIMIT: usize = 64 * 1024 * 1024;
+/// How many bytes of acknowledgements the broker may leave unread beyond that. One that keeps to our Receive
+/// Maximum and to its own cannot have more than 65,535 each of PUBACK, PUBCOMP and PUBREL, of four bytes.
+const UNREAD_LIMIT: usize = 1024 * 1024;
 /// How long a message of a resumed session waits for its responder or subscription to open.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a PINGRESP may take, in a connection whose keep alive is longer.
 const PING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The packet type in the first byte (section 2.1.2).
+const CONNACK: u8 = 2;
 
 /// Why a connection ended.
 #[derive(Debug, Clone)]
@@ -127,9 +143,19 @@ pub(super) struct Session {
     connects: u64,
     in_flights: InFlights,
     queues: [VecDeque<Queued>; 2],
+    /// The weight of the responses in them.
+    queued_replies: usize,
+    /// The weight of the QoS 0 messages that the program has not taken yet, and of those among them that are not
+    /// in its mailbox yet.
+    untaken: usize,
+    undelivered: usize,
+    /// Whether it was said that messages are dropped.
+    overrun: bool,
     /// Publishes of the user's in this batch; they follow its subscriptions.
     publishes: Vec<(Message, Token)>,
     deliveries: Deliveries,
+    /// The weight of what came beyond our Receive Maximum.
+    excess: usize,
     /// QoS 2 packet identifiers received and not yet released (section 4.3.3).
     unreleased: HashSet<u16>,
     /// In a session of an earlier process: the identifiers of QoS 2 that it does not hold any more.
@@ -154,6 +180,8 @@ pub(super) struct Session {
     last_sent: Instant,
     last_received: Instant,
     pinged: Option<Instant>,
+    /// Bytes of acknowledgements written since `out` went over its high water mark.
+    unread: usize,
     /// To be written to the network.
     pub out: BytesMut,
 }
@@ -177,8 +205,13 @@ impl Session {
             connects: 0,
             in_flights: InFlights::default(),
             queues: Default::default(),
+            queued_replies: 0,
+            untaken: 0,
+            undelivered: 0,
+            overrun: false,
             publishes: Vec::new(),
             deliveries: Deliveries::default(),
+            excess: 0,
             unreleased: HashSet::new(),
             inherited: None,
             doubtful: false,
@@ -193,6 +226,7 @@ impl Session {
             last_sent: now,
             last_received: now,
             pinged: None,
+            unread: 0,
             out: BytesMut::new(),
         }
     }
@@ -366,17 +400,36 @@ impl Session {
 
     /// Does what the state machines asked for, until nothing is left to do.
     pub fn settle(&mut self, now: Instant) {
-        loop {
-            let effects = &mut self.effects;
-            if effects.subscribe.is_empty()
-                && effects.unsubscribe.is_empty()
-                && effects.ready.is_empty()
-                && effects.replies.is_empty()
-                && effects.acknowledge.is_empty()
-            {
-                break;
-            }
-            for owner in std::mem::take(&mut effects.unsubscribe) {
+        self.carry_out(now);
+        for (message, token) in std::mem::take(&mut self.publishes) {
+            let expires = message
+                .properties
+                .message_expiry_interval
+                .and_then(|seconds| now.checked_add(Duration::from_secs(seconds.into())));
+            let outgoing = Outgoing { message, deliveries: Vec::new(), expires };
+            self.send_or_queue(outgoing, Sender::User(token));
+        }
+        self.pump(now);
+        while !self.effects.are_done() {
+            // A request that ended instead of being written has let the next one in.
+            self.carry_out(now);
+            self.pump(now);
+        }
+        self.acknowledge();
+        if !self.effects.drained.is_empty() {
+            self.drained.append(&mut self.effects.drained);
+        }
+        if !self.drained.is_empty()
+            && (self.nothing_queued() || self.state == State::Offline && !self.known())
+        {
+            self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
+        }
+        self.counters.in_flight.store(self.in_flights.publishes() as u64, Ordering::Relaxed);
+    }
+
+    fn carry_out(&mut self, now: Instant) {
+        while !self.effects.are_done() {
+            for owner in std::mem::take(&mut self.effects.unsubscribe) {
                 self.unsubscribe(owner);
             }
             for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {
@@ -400,25 +453,6 @@ impl Session {
             }
             self.effects.acknowledge = acknowledge;
         }
-        for (message, token) in std::mem::take(&mut self.publishes) {
-            let expires = message
-                .properties
-                .message_expiry_interval
-                .and_then(|seconds| now.checked_add(Duration::from_secs(seconds.into())));
-            let outgoing = Outgoing { message, deliveries: Vec::new(), expires };
-            self.send_or_queue(outgoing, Sender::User(token));
-        }
-        self.pump(now);
-        self.acknowledge();
-        if !self.effects.drained.is_empty() {
-            self.drained.append(&mut self.effects.drained);
-        }
-        if !self.drained.is_empty()
-            && (self.nothing_queued() || self.state == State::Offline && !self.known())
-        {
-            self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
-        }
-        self.counters.in_flight.store(self.in_flights.publishes() as u64, Ordering::Relaxed);
     }
 
     /// Whether another PUBLISH may be written (section 4.9).
@@ -428,6 +462,7 @@ impl Session {
             && self.out.len() < HIGH_WATER
             && (qos == 0
                 || self.in_flights.publishes() < usize::from(connack.receive_maximum)
+                    && self.in_flights.bytes() < IN_FLIGHT_BYTES
                     && self.in_flights.vacant().is_some())
     }
 
@@ -435,8 +470,25 @@ impl Session {
         let qos = outgoing.message.qos;
         if self.has_room(qos) && self.queues[lane(qos)].is_empty() {
             self.send(outgoing, sender);
+        } else if sender == Sender::Reply && self.queued_replies >= QUEUED_REPLIES {
+            let waiting = self.queues[lane(qos)].len();
+            log::warn!(target: "reqtt.responder", "a response was dropped: the broker acknowledges too slowly, {waiting} wait already");
+            self.done(outgoing.deliveries);
         } else {
-            self.queues[lane(qos)].push_back(Queued::Message(Box::new(outgoing), sender));
+            self.enqueue(outgoing, sender);
+        }
+    }
+
+    fn enqueue(&mut self, outgoing: Outgoing, sender: Sender) {
+        if sender == Sender::Reply {
+            self.queued_replies += outgoing.message.weight();
+        }
+        self.queues[lane(outgoing.message.qos)].push_back(Queued::Message(Box::new(outgoing), sender));
+    }
+
+    fn done(&mut self, deliveries: Vec<u64>) {
+        for delivery in deliveries {
+            self.deliveries.done(delivery);
         }
     }
 
@@ -461,9 +513,7 @@ impl Session {
             };
             self.effects.events.push(Event::Failed { token, error });
         }
-        for delivery in deliveries {
-            self.deliveries.done(delivery);
-        }
+        self.done(deliveries);
     }
 
     fn nothing_queued(&self) -> bool {
@@ -503,7 +553,12 @@ impl Session {
             }
             match self.queues[lane].pop_front() {
                 Some(Queued::Request(slot)) => self.write_request(slot, now),
-                Some(Queued::Message(outgoing, sender)) => self.send_late(*outgoing, sender, now),
+                Some(Queued::Message(outgoing, sender)) => {
+                    if sender == Sender::Reply {
+                        self.queued_replies = self.queued_replies.saturating_sub(outgoing.message.weight());
+                    }
+                    self.send_late(*outgoing, sender, now);
+                }
                 None => break,
             }
         }
@@ -542,9 +597,7 @@ impl Session {
                 self.write_publish(crate::responder::too_large(message), sender, expires);
             }
         }
-        for delivery in deliveries {
-            self.deliveries.done(delivery);
-        }
+        self.done(deliveries);
     }
 
     /// What the broker would punish with a disconnect must not reach it.
@@ -572,25 +625,31 @@ impl Session {
 
     fn write_publish(&mut self, message: Message, sender: Sender, expires: Option<Instant>) {
         let mut packet = codec::publish(message);
-        if packet.qos as u8 == 0 {
-            self.write_one(&packet);
+        let qos = packet.qos as u8;
+        if qos > 0 {
+            let Some(pkid) = self.in_flights.vacant() else { return };
+            packet.pkid = pkid;
+        }
+        if qos == 2
+            && let Some(released) = &mut self.inherited
+            && released.insert(packet.pkid)
+        {
+            // Where the earlier process left it unreleased, the broker would take this message for a copy.
+            codec::write(&Packet::PubRel(PubRel::new(packet.pkid, None)), &mut self.out);
+        }
+        let start = self.out.len();
+        if let Err(error) = packet.write(&mut self.out) {
+            self.out.truncate(start);
+            return self.cannot_encode(&packet, sender, &error);
+        }
+        if qos == 0 {
             if let Sender::User(token) = sender {
                 let puback = PubAck { reason_code: ReasonCode::SUCCESS, reason_string: None };
                 self.effects.events.push(Event::Published { token, puback });
             }
             return;
         }
-        let Some(pkid) = self.in_flights.vacant() else { return };
-        packet.pkid = pkid;
-        if packet.qos as u8 == 2
-            && let Some(released) = &mut self.inherited
-            && released.insert(pkid)
-        {
-            // Where the earlier process left it unreleased, the broker would take this message for a copy.
-            codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
-        }
-        self.write_one(&packet);
-        let awaiting = if packet.qos as u8 == 1 { Awaiting::Puback } else { Awaiting::Pubrec };
+        let awaiting = if qos == 1 { Awaiting::Puback } else { Awaiting::Pubrec };
         let order = self.in_flights.next_order();
         self.in_flights.insert(InFlight::Publish {
             packet: Box::new(packet),
@@ -601,12 +660,47 @@ impl Session {
         });
     }
 
-    fn write_one(&mut self, packet: &Publish) {
-        let start = self.out.len();
-        if let Err(error) = packet.write(&mut self.out) {
-            self.out.truncate(start);
-            log::error!(target: "reqtt.connection", "a PUBLISH could not be encoded: {error}");
+    /// A text in it is too long for MQTT. It is nobody's packet: it must not wait for an acknowledgement, and what
+    /// it stands for ends here.
+    fn cannot_encode(&mut self, packet: &Publish, sender: Sender, error: &CodecError) {
+        let topic = String::from_utf8_lossy(&packet.topic);
+        let topic = topic::one_line(&topic, 80);
+        let error = Error::InvalidArgument(format!("PUBLISH to \"{topic}\" cannot be encoded: {error}"));
+        match sender {
+            Sender::Request(slot) => {
+                self.requesters.end(slot, Ended::Cancelled, Some(error), &mut self.effects);
+            }
+            Sender::User(token) => self.effects.events.push(Event::Failed { token, error }),
+            Sender::Reply => log::error!(target: "reqtt.responder", "a response could not be sent: {error}"),
         }
+    }
+
+    /// How many messages the broker has to count against our Receive Maximum.
+    #[cfg(any(test, fuzzing))]
+    pub fn held(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// How many messages and requests wait for room.
+    #[cfg(test)]
+    pub fn queued(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum()
+    }
+
+    #[cfg(test)]
+    pub fn remembered(&self) -> (usize, usize) {
+        self.responders.remembered()
+    }
+
+    #[cfg(test)]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// How many PUBLISHes count against the broker's.
+    #[cfg(any(test, fuzzing))]
+    pub const fn in_flight(&self) -> usize {
+        self.in_flights.publishes()
     }
 
     /// Sends the PUBACKs and PUBRECs that are due.
@@ -616,9 +710,9 @@ impl Session {
         }
         while let Some((pkid, qos)) = self.deliveries.next_acknowledged() {
             if qos == 1 {
-                codec::write(&Packet::PubAck(PubAckPacket::new(pkid, None)), &mut self.out);
+                self.write_answer(&Packet::PubAck(PubAckPacket::new(pkid, None)));
             } else {
-                codec::write(&Packet::PubRec(PubRec::new(pkid, None)), &mut self.out);
+                self.write_answer(&Packet::PubRec(PubRec::new(pkid, None)));
             }
         }
     }
@@ -632,6 +726,10 @@ impl Session {
     }
 
     fn write_subscribe(&mut self, owner: Owner, sub: &mut Sub) {
+        // A response topic is made of what the broker said, and that may be too long.
+        if let Err(error) = topic::check_filter(&sub.filter) {
+            return self.subscribed(owner, Err(error));
+        }
         let identifiers =
             self.connack.as_ref().is_some_and(|connack| connack.subscription_identifiers_available);
         let Some(pkid) = self.in_flights.vacant() else {
@@ -713,6 +811,7 @@ impl Session {
         self.last_received = now;
         let mut packets = 0;
         while !self.holding() {
+            let connack = input.first().is_some_and(|first| first >> 4 == CONNACK);
             match codec::read(input, self.options.maximum_packet_size) {
                 Ok(None) => break,
                 Ok(Some(Incoming::Publish { message, pkid, alias })) if self.online() => {
@@ -720,9 +819,13 @@ impl Session {
                 }
                 Ok(Some(Incoming::Publish { .. })) => return Err(self.unexpected("a PUBLISH")),
                 Ok(Some(Incoming::Other(packet))) => self.packet(packet, now)?,
-                Err(error) => return Err(self.unreadable(&error, input)),
+                Err(error) => return Err(self.unreadable(&error, connack, input)),
             }
             packets += 1;
+            if self.unread > UNREAD_LIMIT {
+                let what = "it goes on sending, and does not read its acknowledgements";
+                return Err(self.violated(DisconnectReasonCode::ReceiveMaximumExceeded, what));
+            }
         }
         if !input.is_empty() && self.pinged.is_some() {
             // The PINGRESP may be behind a large packet that is still coming.
@@ -732,16 +835,14 @@ impl Session {
         Ok(packets)
     }
 
-    fn unreadable(&mut self, error: &CodecError, input: &BytesMut) -> Lost {
-        if self.state == State::Handshake {
+    fn unreadable(&mut self, error: &CodecError, connack: bool, input: &BytesMut) -> Lost {
+        if self.state == State::Handshake && !connack {
             return Lost::because(format!(
                 "what answered CONNECT is no MQTT 5 broker ({error}, {} bytes): check the port and the scheme (mqtt, mqtts, ws, wss), and that the broker speaks MQTT 5",
                 input.len()
             ));
         }
-        let code = codec::violation(error);
-        codec::write(&codec::disconnect(code, None), &mut self.out);
-        Lost::because(format!("the broker sent a packet that breaks the protocol: {error}"))
+        self.violated(codec::violation(error), &error.to_string())
     }
 
     fn packet(&mut self, packet: Packet, now: Instant) -> Result<(), Lost> {
@@ -780,9 +881,12 @@ impl Session {
             }
             (Packet::PubRel(release), State::Online) => {
                 self.unreleased.remove(&release.pkid);
-                codec::write(&Packet::PubComp(PubComp::new(release.pkid, None)), &mut self.out);
+                self.write_answer(&Packet::PubComp(PubComp::new(release.pkid, None)));
             }
             (Packet::SubAck(ack), State::Online) => {
+                if ack.return_codes.len() != 1 {
+                    return Err(self.unexpected("a SUBACK for several filters"));
+                }
                 let reason_string = ack.properties.and_then(|properties| properties.reason_string);
                 let code =
                     ack.return_codes.first().map_or(ReasonCode(0x80), |code| codec::suback_code(*code));
@@ -804,7 +908,8 @@ impl Session {
                 let detail = match code.0 {
                     0x8E => "another connection uses this client_id: give each its own".to_owned(),
                     _ => {
-                        reason_string.clone().unwrap_or_else(|| "the broker ended the connection".to_owned())
+                        let words = reason_string.as_deref().unwrap_or("the broker ended the connection");
+                        topic::one_line(words, 1000)
                     }
                 };
                 return Err(Lost { reason_code: Some(code), reason_string, again, ..Lost::because(detail) });
@@ -815,8 +920,14 @@ impl Session {
     }
 
     fn unexpected(&mut self, packet: &str) -> Lost {
-        codec::write(&codec::disconnect(DisconnectReasonCode::ProtocolError, None), &mut self.out);
-        Lost::because(format!("the broker sent {packet} where the protocol does not allow it"))
+        let what = format!("it sent {packet} where the protocol does not allow it");
+        self.violated(DisconnectReasonCode::ProtocolError, &what)
+    }
+
+    /// The broker breaks the protocol: it is told by a DISCONNECT, and the user by the same name.
+    fn violated(&mut self, code: DisconnectReasonCode, what: &str) -> Lost {
+        codec::write(&codec::disconnect(code, None), &mut self.out);
+        Lost::because(format!("the broker breaks the protocol ({}): {what}", ReasonCode(code as u8)))
     }
 
     /// The broker's next word in enhanced authentication (section 4.12).
@@ -886,6 +997,17 @@ impl Session {
                 again: !matches!(code.0, 0x84 | 0x85 | 0x8A | 0x8C | 0x95 | 0x9D),
                 ..Lost::because("the broker refused CONNECT")
             });
+        }
+        // Sections 3.2.2.3.6 and 3.2.2.3.4: nothing could be sent to such a broker. (A Maximum QoS of 2 is wrong,
+        // too, but says what its absence does.)
+        if connack.maximum_packet_size == Some(0) {
+            return Err(
+                self.violated(DisconnectReasonCode::ProtocolError, "its CONNACK has Maximum Packet Size 0")
+            );
+        }
+        if connack.maximum_qos > 2 {
+            let what = format!("its CONNACK has Maximum QoS {}", connack.maximum_qos);
+            return Err(self.violated(DisconnectReasonCode::ProtocolError, &what));
         }
         if let Some(assigned) = &connack.assigned_client_identifier {
             self.client_id.clone_from(assigned);
@@ -991,7 +1113,7 @@ impl Session {
                 }
                 Awaiting::Pubrec | Awaiting::Pubcomp => {
                     *awaiting = Awaiting::Pubcomp;
-                    codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+                    self.write_answer(&Packet::PubRel(PubRel::new(pkid, None)));
                 }
             }
             if over && !told {
@@ -1019,8 +1141,7 @@ impl Session {
                 Sender::Request(slot) => requests.push((slot, message)),
                 sender => {
                     let outgoing = Outgoing { message, deliveries: Vec::new(), expires };
-                    self.queues[lane(outgoing.message.qos)]
-                        .push_back(Queued::Message(Box::new(outgoing), sender));
+                    self.enqueue(outgoing, sender);
                 }
             }
         }
@@ -1048,7 +1169,7 @@ impl Session {
             if self.unreleased.contains(&pkid) && (message.dup || !self.doubtful) {
                 // Delivered before; its PUBREC may have been lost, or is still to come. In its turn, like any other.
                 if !self.deliveries.holds(pkid) {
-                    let delivery = self.deliveries.add(pkid, qos);
+                    let delivery = self.take_delivery(pkid, &message)?;
                     self.deliveries.set_users(delivery, 0, None, true);
                 }
                 return Ok(());
@@ -1058,7 +1179,7 @@ impl Session {
             // The same delivery again on the same connection: the first is still being worked on.
             return Ok(());
         }
-        let delivery = (qos > 0).then(|| self.deliveries.add(pkid, qos));
+        let delivery = if qos > 0 { Some(self.take_delivery(pkid, &message)?) } else { None };
         if let Some(message) = self.hand_over(message, delivery, now) {
             if self.resumed && delivery.is_some() {
                 // It waited in the broker's session for a responder or a subscription that is about to open.
@@ -1068,6 +1189,23 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// A QoS 1 or 2 message to be acknowledged in its turn. [MQTT-3.3.4-9], with some patience: else the broker
+    /// decided how much waits here.
+    fn take_delivery(&mut self, pkid: u16, message: &Message) -> Result<u64, Lost> {
+        if self.deliveries.len() < usize::from(self.options.receive_maximum) {
+            self.excess = 0;
+        } else {
+            self.excess += message.weight();
+            if self.excess > EXCESS_LIMIT || self.deliveries.len() >= usize::from(u16::MAX) {
+                return Err(self.violated(
+                    DisconnectReasonCode::ReceiveMaximumExceeded,
+                    "it sent far more unacknowledged QoS 1 and 2 messages than receive_maximum",
+                ));
+            }
+        }
+        Ok(self.deliveries.add(pkid, message.qos))
     }
 
     /// Gives a message to everyone it is for; gives it back if there is nobody.
@@ -1088,6 +1226,9 @@ impl Session {
             self.deliveries.set_users(delivery, takers, expires, !request);
         }
         for token in users {
+            if delivery.is_none() && !self.has_room_for(&message) {
+                continue;
+            }
             self.effects.events.push(Event::Message { token, message: message.clone(), delivery });
         }
         if response {
@@ -1122,12 +1263,37 @@ impl Session {
             log::warn!(
                 target: "reqtt.connection",
                 "a message on \"{}\" waited in the session, but nobody here subscribes to it: dropped",
-                message.topic()
+                topic::one_line(message.topic(), 80)
             );
             if let Some(delivery) = delivery {
                 self.deliveries.done(delivery);
             }
         }
+    }
+
+    /// QoS 0 has no acknowledgement to hold a sender back with: what a busy program does not take is dropped.
+    fn has_room_for(&mut self, message: &Message) -> bool {
+        if self.untaken >= UNTAKEN_LIMIT {
+            if !std::mem::replace(&mut self.overrun, true) {
+                log::warn!(
+                    target: "reqtt.connection",
+                    "QoS 0 messages are dropped: the program has not taken the last {UNTAKEN_LIMIT} bytes of them"
+                );
+            }
+            return false;
+        }
+        self.untaken += message.weight();
+        self.undelivered += message.weight();
+        true
+    }
+
+    /// The events went to the mailbox; `taken` says that all those before them have been taken out of it.
+    pub fn delivered(&mut self, taken: bool) {
+        if taken {
+            self.untaken = self.undelivered;
+            self.overrun = false;
+        }
+        self.undelivered = 0;
     }
 
     fn users_of(&self, topic: &str) -> Vec<Token> {
@@ -1149,18 +1315,27 @@ impl Session {
             Some(message.topic.clone())
         };
         let Some(topic) = known else {
-            codec::write(&codec::disconnect(DisconnectReasonCode::TopicAliasInvalid, None), &mut self.out);
-            return Err(Lost::because(
-                "the broker used a topic alias that was never defined, or is too large",
+            return Err(self.violated(
+                DisconnectReasonCode::TopicAliasInvalid,
+                "it used a topic alias that was never defined, or is larger than topic_alias_maximum",
             ));
         };
         message.topic = topic;
         Ok(())
     }
 
+    /// Writes an acknowledgement: what a broker's packet makes us send.
+    fn write_answer(&mut self, packet: &Packet) {
+        let start = self.out.len();
+        codec::write(packet, &mut self.out);
+        if start >= HIGH_WATER {
+            self.unread += self.out.len() - start;
+        }
+    }
+
     fn pubrec(&mut self, pkid: u16, reason_code: ReasonCode, reason_string: Option<String>) {
         let Some(InFlight::Publish { sender, awaiting, .. }) = self.in_flights.get_mut(pkid) else {
-            return codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+            return self.write_answer(&Packet::PubRel(PubRel::new(pkid, None)));
         };
         if *awaiting == Awaiting::Puback {
             return;
@@ -1170,7 +1345,7 @@ impl Session {
             self.in_flights.remove(pkid);
         } else {
             *awaiting = Awaiting::Pubcomp;
-            codec::write(&Packet::PubRel(PubRel::new(pkid, None)), &mut self.out);
+            self.write_answer(&Packet::PubRel(PubRel::new(pkid, None)));
         }
         self.tell(sender, reason_code, reason_string);
     }
@@ -1299,6 +1474,9 @@ impl Session {
     /// `bytes` of `out` reached the network: there may be room for more.
     pub fn written(&mut self, now: Instant) {
         self.last_sent = now;
+        if self.out.len() < HIGH_WATER {
+            self.unread = 0;
+        }
         if !self.nothing_queued() {
             self.settle(now);
         }
@@ -1309,6 +1487,7 @@ impl Session {
         let state = self.state;
         self.state = State::Offline;
         self.out.clear();
+        self.unread = 0;
         self.pinged = None;
         self.asked = None;
         self.held = None;
@@ -1406,6 +1585,7 @@ impl Session {
             }
         }
         tokens.extend(self.publishes.drain(..).map(|(_, token)| token));
+        self.queued_replies = 0;
         for queued in self.queues.iter_mut().flat_map(|queue| queue.drain(..)) {
             if let Queued::Message(_, Sender::User(token)) = queued {
                 tokens.push(token);

@@ -1,7 +1,7 @@
 //! Input that is no MQTT: the broker answers or closes, and serves the next client.
 
 use rumqttc::mqttbytes::QoS::AtLeastOnce;
-use rumqttc::mqttbytes::v5::{Packet, PubRel};
+use rumqttc::mqttbytes::v5::{Packet, PubRel, SubscribeFilter};
 
 use crate::client::{Client, Hello, broker, message};
 
@@ -103,4 +103,15 @@ fn a_packet_may_arrive_byte_by_byte() {
         client.send_bytes(&[*byte]);
     }
     assert!(matches!(client.receive(), Packet::PubAck(ack) if ack.reason as u8 == 0x10));
+}
+
+#[test]
+fn a_filter_of_more_levels_than_the_stack_could_take_is_refused() {
+    let broker = broker();
+    let mut client = Client::new(&broker, "c");
+    let filter = "/".repeat(65_000);
+    assert_eq!(client.subscribe_with(SubscribeFilter::new(filter.clone(), AtLeastOnce), None), 0x8F);
+    // A topic may have as many: it is no longer than the tree is deep.
+    client.subscribe("#", AtLeastOnce);
+    assert_eq!(Client::new(&broker, "p").publish(message(&filter, AtLeastOnce, "")), 0);
 }
