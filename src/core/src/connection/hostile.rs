@@ -337,6 +337,7 @@ impl Client {
             started: self.now,
             timeout: Duration::from_secs(5),
             fail_fast: how & 8 == 0,
+            many: None,
         })));
     }
 
@@ -753,6 +754,7 @@ mod tests {
                     started: client.now,
                     timeout: Duration::from_secs(5),
                     fail_fast: true,
+                    many: None,
                 })),
                 client.now,
             );
