@@ -8,6 +8,8 @@
 mod codec;
 mod inflight;
 mod link;
+#[doc(hidden)]
+pub mod memory;
 mod session;
 #[cfg(unix)]
 mod socket;
