@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml') Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: help demo test test-rust test-python lint format build clean wheels leaks
+.PHONY: help demo test test-rust test-python lint format build clean wheels leaks bench report count
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,12 +37,14 @@ test-rust:
 	cargo test --locked --quiet
 
 test-python: build $(VENV)/tools
+	cargo build --release --locked --quiet -p count
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
 	$(BIN)/python -m pytest
 
 lint: build $(VENV)/tools ## Format and type checks
 	cargo fmt --all --check
 	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	cd benchmarks/limit && cargo fmt --check && cargo clippy --locked --quiet -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -50,6 +52,7 @@ lint: build $(VENV)/tools ## Format and type checks
 
 format: $(VENV)/tools ## Format the sources
 	cargo fmt --all
+	cd benchmarks/limit && cargo fmt
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format
 
@@ -62,5 +65,31 @@ CUTS ?= 100
 leaks: build ## A million requests with timeouts, cancellations and cuts: what stays in memory?
 	$(BIN)/python tests/support/leaks.py $(REQUESTS) $(CUTS)
 
+# A venv of its own: the libraries that are compared are nobody else's business.
+BENCH := .venv-bench
+SCENARIO ?= all
+ROUNDS ?= 3
+SECONDS ?= 2
+RESULTS ?= benchmarks/results
+BENCH_OPTIONS ?=
+
+$(BENCH)/made: benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BENCH)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+bench: build $(BENCH)/made ## Measure beside the raw limit and other libraries: SCENARIO=all ROUNDS=3 SECONDS=2 RESULTS=folder
+	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
+	PYTHONPATH=python $(BENCH)/bin/python -m benchmarks $(SCENARIO) \
+		--rounds $(ROUNDS) --seconds $(SECONDS) --out $(RESULTS) $(BENCH_OPTIONS)
+
+report: $(BENCH)/made ## Write the tables and plots of docs/performance.md from benchmarks/results
+	PYTHONPATH=python $(BENCH)/bin/python -m benchmarks report
+
+count: $(VENV)/made ## Count the instructions of a request in the core, and set the figures that the tests hold to
+	tests/install-servers.sh
+	$(BIN)/python -m benchmarks.instructions --write
+
 clean: ## Remove what was built
-	rm -rf $(VENV) target dist
+	rm -rf $(VENV) $(BENCH) target benchmarks/limit/target dist
