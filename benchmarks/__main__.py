@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report()
         return 0
     if given.scenario not in {"all", *SCENARIOS}:
-        parser.error(f'there is no scenario "{given.scenario}": choose among {", ".join(SCENARIOS)}, all, report')
+        parser.error(
+            f'there is no scenario "{given.scenario}": choose among {", ".join(SCENARIOS)}, all, report'
+        )
     fields = {field.name for field in dataclasses.fields(Options)}
     try:
         options = Options(**{name: value for name, value in vars(given).items() if name in fields})
@@ -69,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine.refuse_debug_build()
     if any(scenarios.needs_limit(name, options) for name in names):
         build_limit()
-    packages = {p for name in names for adapter in scenarios.adapters(name, options) for p in adapter.packages}
+    packages = {
+        p for name in names for adapter in scenarios.adapters(name, options) for p in adapter.packages
+    }
     facts = machine.describe(packages)
     if facts["machine"]["others"] > machine.CALM:
         warn(f"other processes use {facts['machine']['others']:.0%} of this machine: wait until it is calm")
@@ -87,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed += sum(bool(row["failed"]) for row in rows)
         busy = median(row.get("others", 0.0) for row in rows)
         if busy > machine.CALM:
-            warn(f"{name}: other processes used {busy:.0%} of this machine meanwhile; do not rely on these figures")
+            warn(f"{name}: other processes used {busy:.0%} of this machine: do not rely on these figures")
     if failed:
         warn(f"{failed} measurements failed, and have no figures")
     return 1 if failed else 0
@@ -112,13 +116,18 @@ def report(results: Path = RESULTS, page: Path = PAGE) -> None:
         if not path.exists():
             continue
         document = json.loads(path.read_text())
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- / -->)", re.DOTALL)
-        if not mark.search(text):
-            raise SystemExit(f'{page} has no place for "{name}": write "<!-- {name} -->" and "<!-- / -->" there')
-        rendered = tables.render(document)
-        text = mark.sub(lambda found, table=rendered: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]
+        parts = {name: tables.render(document)}
         if name == "compare":
+            parts["summary"] = tables.summary(document)
             plots.draw(document, results)
+        for mark, table in parts.items():
+            place = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- / -->)", re.DOTALL)
+            found = place.search(text)
+            if not found:
+                raise SystemExit(
+                    f'{page} has no place for "{mark}": write "<!-- {mark} -->" and "<!-- / -->" there'
+                )
+            text = text[: found.start()] + f"{found[1]}{table}\n{found[2]}" + text[found.end() :]
     page.write_text(text)
 
 

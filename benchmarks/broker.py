@@ -56,7 +56,8 @@ def mosquitto() -> Iterator[tuple[Child, int]]:
             port: int = probe.getsockname()[1]
         configuration = directory / "mosquitto.conf"
         configuration.write_text(CONFIGURATION.format(port=port))
-        broker = stack.enter_context(Child("broker", [mosquitto_program(), "-c", str(configuration)]))
+        command = [mosquitto_program(), "-c", str(configuration)]
+        broker = stack.enter_context(Child("broker", command, ends_with_stdin=False))
         deadline = time.monotonic() + 10
         while True:
             try:

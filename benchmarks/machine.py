@@ -27,8 +27,8 @@ def refuse_debug_build() -> None:
 
     if _core.DEBUG:
         raise SystemExit(
-            f"reqtt in {Path(reqtt.__file__).parent} is a debug build, several times slower: `make build` makes a"
-            " release build"
+            f"reqtt in {Path(reqtt.__file__).parent} is a debug build, several times slower:"
+            " `make build` makes a release build"
         )
 
 
@@ -68,8 +68,8 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             raise SystemExit(
-                f"{package} is not installed in {sys.prefix}: `make bench` installs what benchmarks/requirements.txt"
-                " names, or leave it out with --adapters"
+                f"{package} is not installed in {sys.prefix}: `make bench` installs what"
+                " benchmarks/requirements.txt names, or leave it out with --adapters"
             ) from None
     help_text = subprocess.run([mosquitto_program(), "-h"], capture_output=True, text=True).stdout
     found["mosquitto"] = help_text.split("\n", 1)[0].removeprefix("mosquitto version ").strip()

@@ -80,6 +80,8 @@ def _measure(requester: Adapter, responder: Adapter | None, settings: Settings, 
     others = machine_busy() - busy - sum(used.values()) - (time.process_time() - own)
     completed = result["completed"]
     row |= {name: value for name, value in result.items() if name != "at"}
+    # Four digits are more than the next run will agree to.
+    row["percentiles_us"] = [float(f"{value:.4g}") for value in result["percentiles_us"]]
     row["peak_mib"] = asking.memory("VmHWM")
     row["others"] = max(0.0, others / wall / (os.cpu_count() or 1))
     row["cpu"] = {name: seconds / wall for name, seconds in used.items()}

@@ -96,7 +96,11 @@ def _cpu(document: Document, pyplot: Any) -> Any:
     return figure
 
 
-PLOTS: dict[str, Callable[[Document, Any], Any]] = {"throughput": _throughput, "latency": _latency, "cpu": _cpu}
+PLOTS: dict[str, Callable[[Document, Any], Any]] = {
+    "throughput": _throughput,
+    "latency": _latency,
+    "cpu": _cpu,
+}
 
 
 def draw(document: Document, directory: Path) -> list[Path]:
@@ -104,7 +108,9 @@ def draw(document: Document, directory: Path) -> list[Path]:
     try:
         import matplotlib
     except ModuleNotFoundError:
-        raise SystemExit("matplotlib is not installed: `make bench` installs it, or leave out --out") from None
+        raise SystemExit(
+            "matplotlib is not installed: `make bench` installs it, or leave out --out"
+        ) from None
     matplotlib.use("svg")
     # The same figures give the same file.
     matplotlib.rcParams["svg.hashsalt"] = "reqtt"

@@ -24,16 +24,24 @@ class Failed(Exception):
 class Child:
     """A process that is ended by its own identifier when the block is left."""
 
-    def __init__(self, what: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        ends_with_stdin: bool = True,
+    ) -> None:
         self.what = what
-        self._errors = tempfile.TemporaryFile()
+        self._ends_with_stdin = ends_with_stdin
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.started = time.monotonic()
         self._process = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
         )
         self.pid = self._process.pid
         self._lines: queue.SimpleQueue[tuple[float, bytes] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -46,13 +54,19 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        for end in (lambda: None, self._process.terminate, self._process.kill):
+        ways = [self._process.terminate, self._process.kill]
+        if self._ends_with_stdin:
+            ways.insert(0, lambda: None)
+        for end in ways:
             end()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(2)
                 break
+        self._reading.join(2)
+        self._process.stdout.close()
         self._errors.close()
 
     def event(self, name: str, patience: float) -> dict[str, Any]:
@@ -86,8 +100,9 @@ class Child:
         return self._errors.read().decode(errors="replace").strip()
 
     def _said(self) -> str:
+        """The last line: of a traceback the one that says what happened."""
         said = self.said()
-        return f": {said}" if said else ""
+        return f": {said.splitlines()[-1]}" if said else ""
 
     def cpu(self) -> float:
         """Seconds that its living threads have run, to the nanosecond: a tick of `stat` is 10 ms."""

@@ -1,5 +1,4 @@
-"""What is compared with what. A scenario is groups of cells; the cells of a group share their settings' meaning,
-and each round measures all of a group in turn."""
+"""What is compared with what. A scenario is groups of cells; a round measures the cells of each in turn."""
 
 from __future__ import annotations
 
@@ -12,9 +11,10 @@ from benchmarks.adapters import Adapter, find
 from benchmarks.measure import Row, cold, measure
 from benchmarks.settings import DIGITS, Settings
 
-LIBRARIES = (
-    "limit limit+lull reqtt reqtt+uvloop gmqtt gmqtt+uvloop zmqtt zmqtt+uvloop aiomqtt aiomqtt+uvloop paho"
-).split()
+LIBRARIES = [
+    *("limit", "limit+lull", "reqtt", "reqtt+uvloop", "gmqtt", "gmqtt+uvloop"),
+    *("zmqtt", "zmqtt+uvloop", "aiomqtt", "aiomqtt+uvloop", "paho"),
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Cell:
     settings: Settings
     # Of the raw limit's throughput in this round, as `settings.rate`; 0: as it is.
     share: float = 0.0
+    # Which of the settings grows.
+    grows: str = ""
 
 
 Group = list[Cell]
@@ -112,12 +114,15 @@ def _threads(options: Options) -> Iterator[Group]:
 
 def _growth(options: Options) -> Iterator[Group]:
     settings = options.settings(in_flight=100)
-    for requesters in (1, 10, 100, 1000):
-        yield [Cell("variants", "limit", replace(settings, requesters=requesters))]
-    for connections in (10, 100, 1000):
-        yield [Cell("variants", "limit", replace(settings, connections=connections))]
-    for filters in (1, 10, 100, 1000, 10_000):
-        yield [Cell("variants", "variants", replace(settings, filters=filters))]
+    for grows, responder, numbers in (
+        ("requesters", "limit", (1, 10, 100, 1000)),
+        ("connections", "limit", (1, 10, 100, 1000)),
+        ("filters", "variants", (1, 10, 100, 1000, 10_000)),
+        ("in_flight", "limit", (1, 100, 1000, 10_000)),
+    ):
+        for number in numbers:
+            grown: dict[str, Any] = {grows: number}
+            yield [Cell("variants", responder, replace(settings, **grown), grows=grows)]
 
 
 def _cold(options: Options) -> Iterator[Group]:
@@ -152,7 +157,8 @@ def run(name: str, options: Options, progress: bool = True) -> list[Row]:
                     told = f"{name} {len(rows) + 1}/{total}, round {turn + 1}: {cell.requester}"
                     sys.stderr.write(f"\r{told:<70}" if sys.stderr.isatty() else f"{told}\n")
                     sys.stderr.flush()
-                rows.append(_row(name, cell, settings) | {"round": turn, "group": number, "share": cell.share})
+                place = {"round": turn, "group": number, "share": cell.share, "grows": cell.grows}
+                rows.append(_row(name, cell, settings) | place)
     if progress and sys.stderr.isatty():
         sys.stderr.write("\n")
     return rows
@@ -189,6 +195,6 @@ def adapters(name: str, options: Options) -> set[Adapter]:
 
 
 def needs_limit(name: str, options: Options) -> bool:
-    return any(
-        adapter.flags is not None for adapter in adapters(name, options)
-    ) or any(cell.responder is None or cell.share for group in SCENARIOS[name](options) for cell in group)
+    return any(adapter.flags is not None for adapter in adapters(name, options)) or any(
+        cell.responder is None or cell.share for group in SCENARIOS[name](options) for cell in group
+    )

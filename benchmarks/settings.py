@@ -49,7 +49,7 @@ class Settings:
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Self:
-        kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        kinds: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         rest = iter(arguments)
         for argument in rest:

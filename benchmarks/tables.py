@@ -57,7 +57,7 @@ def with_ratios(rows: Iterable[Row]) -> list[Row]:
     limits = {
         (row["group"], row["round"]): row["rps"]
         for row in rows
-        if row["requester"] == "limit" and row["responder"] in ("limit", "mirror") and not row["failed"]
+        if row["requester"] == "limit" and row["responder"] in ("limit", "mirror") and "rps" in row
     }
     for row in rows:
         limit = limits.get((row["group"], row["round"]))
@@ -162,64 +162,70 @@ def _gil(rows: list[Row]) -> Iterable[str]:
 
 
 def _threads(rows: list[Row]) -> Iterable[str]:
-    names = {"bytes": "`async def`, bytes", "def": "`def` in a worker thread", "json": "`async def`, a dataclass"}
+    names = {
+        "bytes": "`async def`, bytes",
+        "def": "`def` in a worker thread",
+        "json": "`async def`, a dataclass",
+    }
     for group in groups(rows):
         yield f"**{group[0]['settings']['in_flight']} in flight, QoS 1; the requester is the limit's**"
         group.sort(key=lambda row: row["responder"])
         yield table(
             group,
-            lambda row: row["responder"] if row["responder"] == "limit" else names[row["settings"]["handler"]],
+            lambda row: (
+                row["responder"] if row["responder"] == "limit" else names[row["settings"]["handler"]]
+            ),
             [RPS, RATIO, LATENCY[0], LATENCY[2], CPU_RESPONDER],
         )
 
 
 def _growth(rows: list[Row]) -> Iterable[str]:
-    def open_mib(side: str) -> Column:
-        return (f"{side} MiB", inside("open_mib", side), one)
+    def open_mib(row: Row, side: str) -> float:
+        found: float = row["open_mib"][side]
+        return found
 
-    for what, kept, side in (
-        ("requesters", "on one connection", "requester"),
-        ("connections", "with a requester each, in one process", "requester"),
-        ("filters", "of one responder", "responder"),
+    def peak(row: Row, _side: str) -> float:
+        found: float = row["peak_mib"]
+        return found
+
+    connecting: Column = ("connect ms", lambda row: row["connect_ms"], plain)
+    ready: Column = ("ready ms", lambda row: row["ready_ms"], plain)
+    for grows, title, side, memory, last in (
+        ("requesters", "Requesters on one connection", "requester", open_mib, [connecting]),
+        (
+            "connections",
+            "Connections with a requester each, in one process",
+            "requester",
+            open_mib,
+            [connecting],
+        ),
+        ("filters", "Filters of one responder", "responder", open_mib, [ready]),
+        ("in_flight", "Requests in flight, each awaited by a task", "requester", peak, []),
     ):
-        some = [row for row in rows if _grows(row) == what or (what == "connections" and _grows(row) == "one")]
-        some += [row for row in rows if what == "requesters" and _grows(row) == "one"]
-        some = [row for row in some if (row["responder"] == "variants") == (what == "filters")]
+        some = [row for row in rows if row["grows"] == grows]
         if not some:
             continue
-        some.sort(key=lambda row: row["settings"][what])
-        yield f"**{what.capitalize()} {kept}; 100 in flight, QoS 1**"
-        ready: Column = (
-            "ready ms",
-            (lambda row: row["ready_ms"]) if what == "filters" else (lambda row: row["connect_ms"]),
-            plain,
-        )
-        per: Column = ("KiB each", _per_one(some, what, side), one)
-        broker: Column = ("KiB each in the broker", _per_one(some, what, "broker"), one)
-        yield table(
-            some,
-            lambda row: f"{row['settings'][what]:,}",
-            [RPS, LATENCY[0], LATENCY[2], open_mib(side), per, broker, ready],
-            what,
-        )
+        each: Column = ("KiB each", _per_one(some, grows, side, memory), one)
+        mib: Column = (f"{side} MiB", lambda row, side=side, memory=memory: memory(row, side), one)  # type: ignore[misc]
+        broker: Column = ("broker, KiB each", _per_one(some, grows, "broker", open_mib), one)
+        held = [broker] if grows != "in_flight" else []
+        yield f"**{title}; QoS 1{', 100 in flight' if held else ''}**"
+        columns = [RPS, LATENCY[0], LATENCY[2], mib, each, *held, *last]
+        yield table(some, lambda row, grows=grows: f"{row['settings'][grows]:,}", columns)  # type: ignore[misc]
 
 
-def _grows(row: Row) -> str:
-    s = row["settings"]
-    if row["responder"] == "variants":
-        return "filters"
-    return next((what for what in ("requesters", "connections") if s[what] > 1), "one")
-
-
-def _per_one(rows: list[Row], what: str, side: str) -> Callable[[Row], float | None]:
-    base = [row["open_mib"][side] for row in rows if row["settings"][what] == 1 and not row["failed"]]
+def _per_one(
+    rows: list[Row], grows: str, side: str, memory: Callable[[Row, str], float]
+) -> Callable[[Row], float | None]:
+    """What each one more takes, from 100 on: a few are lost in what the rest does."""
+    base = [memory(row, side) for row in rows if row["settings"][grows] == 1 and not row["failed"]]
 
     def each(row: Row) -> float | None:
-        number = row["settings"][what]
+        number = row["settings"][grows]
         if number < 100 or not base:
             return None
-        grown: float = row["open_mib"][side] - median(base)
-        return grown * 1024 / (number - 1)
+        grown: float = (memory(row, side) - median(base)) * 1024 / (number - 1)
+        return max(0.0, grown)
 
     return each
 
@@ -262,6 +268,25 @@ def conditions(document: Document) -> str:
     if busy > CALM:
         text += " **That is too much for figures to rely on.**"
     return text
+
+
+def summary(document: Document) -> str:
+    """One line for each library of a comparison, at QoS 1."""
+    found = [row for row in with_ratios(document["rows"]) if row["settings"]["qos"] == 1]
+    numbers = sorted({row["settings"]["in_flight"] for row in found})
+    lines: dict[str, list[str]] = {}
+    for number in numbers:
+        some = sorted((row for row in found if row["settings"]["in_flight"] == number), key=order)
+        for name in dict.fromkeys(row["requester"] for row in some):
+            rows = [row for row in some if row["requester"] == name]
+            failed = any(row["failed"] for row in rows)
+            cells = ["failed"] * 4 if failed else medians(rows, [RPS, RATIO, LATENCY[2], CPU_REQUESTER])
+            lines.setdefault(name, []).append(f"{cells[0]} ({cells[1]}), {cells[2]} ms, {cells[3]}")
+    heads = [f"{number} in flight" for number in numbers]
+    out = ["|  | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    out += ["| " + " | ".join([name, *cells]) + " |" for name, cells in lines.items()]
+    legend = "req/s (x limit), p99, CPU ms of the requester for 1000 requests; QoS 1, 16 bytes."
+    return "\n".join([*out, "", legend])
 
 
 def render(document: Document) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
+from typing import Any
 
 from benchmarks.settings import PATIENCE
 
@@ -20,16 +21,17 @@ class Waiting:
         self._inbox: deque[tuple[bytes, bytes]] = deque()
         self._woken = False
 
-    async def response(self, publish: Callable[[bytes], object]) -> bytes:
+    async def response(self, publish: Callable[[bytes], Awaitable[Any] | None]) -> bytes:
         """Calls `publish` with new Correlation Data, and waits for the response to it."""
         data = next(self._numbers).to_bytes(8, "big")
         future = self._futures[data] = self._loop.create_future()
         timer = self._loop.call_later(PATIENCE, self._give_up, future)
         try:
             sent = publish(data)
-            if asyncio.iscoroutine(sent):
+            if sent is not None:
                 await sent
-            return await future
+            payload: bytes = await future
+            return payload
         finally:
             timer.cancel()
             del self._futures[data]

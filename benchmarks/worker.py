@@ -1,8 +1,8 @@
 """One process of a measurement: `python -m benchmarks.worker requester|responder MODULE [--uvloop] ...`.
 
-It talks with `measure.py` in lines of JSON: a responder says `ready`; a requester says `first` after its first
-response and `warm` when it is ready, begins its load at the line that it gets then, and says its `result`. Both
-end when their standard input does.
+It talks with `measure.py` in lines of JSON: a responder says `ready`; a requester says `first` after its
+first response and `warm` when it is ready, begins its load at the line that it gets then, and says its
+`result`. Both end when their standard input does.
 """
 
 from __future__ import annotations

@@ -44,5 +44,5 @@ ADAPTERS = _all()
 def find(name: str) -> Adapter:
     """The adapter of this name; ValueError, if there is none."""
     if name not in ADAPTERS:
-        raise ValueError(f"there is no adapter \"{name}\": choose among {', '.join(ADAPTERS)}")
+        raise ValueError(f'there is no adapter "{name}": choose among {", ".join(ADAPTERS)}')
     return ADAPTERS[name]

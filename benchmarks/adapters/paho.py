@@ -53,7 +53,8 @@ class Requester:
         self.client = await subscribed("requester", self.settings, self.settings.response_topic, self.message)
 
     def message(self, _client: Any, _data: Any, message: MQTTMessage) -> None:
-        self.waiting.arrived_elsewhere(message.properties.CorrelationData, message.payload)  # type: ignore[union-attr]
+        properties: Any = message.properties
+        self.waiting.arrived_elsewhere(properties.CorrelationData, bytes(message.payload))
 
     async def request(self, body: bytes) -> bytes:
         def send(data: bytes) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 
 import reqtt
-
 from benchmarks.settings import PATIENCE, Settings
 
 

@@ -10,7 +10,6 @@ from itertools import cycle
 from typing import Any
 
 import reqtt
-
 from benchmarks.settings import PATIENCE, Settings
 
 
@@ -55,7 +54,7 @@ async def respond(settings: Settings, ready: Callable[[], None]) -> None:
     async def typed(body: Body) -> Body:
         return body
 
-    handler: Callable[..., Any] = {"bytes": plain, "def": worker_thread, "json": typed}[settings.handler]
+    handlers: dict[str, Callable[..., Any]] = {"bytes": plain, "def": worker_thread, "json": typed}
 
     def decorated(topic: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return reqtt.responder(topic, qos=settings.qos, concurrency=max(16, settings.in_flight))(function)
@@ -67,9 +66,9 @@ async def respond(settings: Settings, ready: Callable[[], None]) -> None:
         return decorated(topic, echo)
 
     if settings.filters > 1:
-        handlers = [another(f"{settings.topic}/{number}") for number in range(settings.filters)]
+        serving = [another(f"{settings.topic}/{number}") for number in range(settings.filters)]
     else:
-        handlers = [decorated(settings.topic, handler)]
-    async with reqtt.Responder(f"mqtt://127.0.0.1:{settings.port}", handlers):
+        serving = [decorated(settings.topic, handlers[settings.handler])]
+    async with reqtt.Responder(f"mqtt://127.0.0.1:{settings.port}", serving):
         ready()
         await asyncio.Event().wait()

@@ -1,7 +1,7 @@
 """zmqtt, with its own request(), at its best.
 
-By itself request() subscribes to a topic and unsubscribes from it around each call. With a response topic of ours
-that is subscribed all the time, it does neither.
+By itself request() subscribes to a topic and unsubscribes from it around each call. With a response topic of
+ours that is subscribed all the time, it does neither.
 """
 
 from __future__ import annotations
