@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -110,25 +110,29 @@ def save(document: tables.Document, path: Path) -> None:
 
 def report(results: Path = RESULTS, page: Path = PAGE) -> None:
     """Writes the tables between the page's marks anew: `<!-- compare -->` to `<!-- / -->`."""
+    documents = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    if "compare" in documents:
+        plots.draw(documents["compare"], results)
     text = page.read_text()
-    for name in SCENARIOS:
-        path = results / f"{name}.json"
-        if not path.exists():
-            continue
-        document = json.loads(path.read_text())
-        parts = {name: tables.render(document)}
-        if name == "compare":
-            parts["summary"] = tables.summary(document)
-            plots.draw(document, results)
-        for mark, table in parts.items():
-            place = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- / -->)", re.DOTALL)
-            found = place.search(text)
-            if not found:
-                raise SystemExit(
-                    f'{page} has no place for "{mark}": write "<!-- {mark} -->" and "<!-- / -->" there'
-                )
-            text = text[: found.start()] + f"{found[1]}{table}\n{found[2]}" + text[found.end() :]
+    for mark, table in parts(documents).items():
+        place = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- / -->)", re.DOTALL)
+        found = place.search(text)
+        if not found:
+            raise SystemExit(
+                f'{page} has no place for "{mark}": write "<!-- {mark} -->" and "<!-- / -->" there'
+            )
+        text = text[: found.start()] + f"{found[1]}{table}\n{found[2]}" + text[found.end() :]
     page.write_text(text)
+
+
+def parts(documents: Mapping[str, tables.Document]) -> dict[str, str]:
+    """What the page shows of these results, by its mark."""
+    found = {name: tables.render(document) for name, document in documents.items()}
+    if "compare" in documents:
+        found["summary"] = tables.summary(documents["compare"])
+    if {"compare", "growth"} <= documents.keys():
+        found["paper"] = tables.paper(documents)
+    return found
 
 
 if __name__ == "__main__":

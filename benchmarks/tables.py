@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -180,10 +180,6 @@ def _threads(rows: list[Row]) -> Iterable[str]:
 
 
 def _growth(rows: list[Row]) -> Iterable[str]:
-    def open_mib(row: Row, side: str) -> float:
-        found: float = row["open_mib"][side]
-        return found
-
     def peak(row: Row, _side: str) -> float:
         found: float = row["peak_mib"]
         return found
@@ -191,15 +187,15 @@ def _growth(rows: list[Row]) -> Iterable[str]:
     connecting: Column = ("connect ms", lambda row: row["connect_ms"], plain)
     ready: Column = ("ready ms", lambda row: row["ready_ms"], plain)
     for grows, title, side, memory, last in (
-        ("requesters", "Requesters on one connection", "requester", open_mib, [connecting]),
+        ("requesters", "Requesters on one connection", "requester", _open_mib, [connecting]),
         (
             "connections",
             "Connections with a requester each, in one process",
             "requester",
-            open_mib,
+            _open_mib,
             [connecting],
         ),
-        ("filters", "Filters of one responder", "responder", open_mib, [ready]),
+        ("filters", "Filters of one responder", "responder", _open_mib, [ready]),
         ("in_flight", "Requests in flight, each awaited by a task", "requester", peak, []),
     ):
         some = [row for row in rows if row["grows"] == grows]
@@ -207,7 +203,7 @@ def _growth(rows: list[Row]) -> Iterable[str]:
             continue
         each: Column = ("KiB each", _per_one(some, grows, side, memory), one)
         mib: Column = (f"{side} MiB", lambda row, side=side, memory=memory: memory(row, side), one)  # type: ignore[misc]
-        broker: Column = ("broker, KiB each", _per_one(some, grows, "broker", open_mib), one)
+        broker: Column = ("broker, KiB each", _per_one(some, grows, "broker", _open_mib), one)
         held = [broker] if grows != "in_flight" else []
         yield f"**{title}; QoS 1{', 100 in flight' if held else ''}**"
         columns = [RPS, LATENCY[0], LATENCY[2], mib, each, *held, *last]
@@ -287,6 +283,48 @@ def summary(document: Document) -> str:
     out += ["| " + " | ".join([name, *cells]) + " |" for name, cells in lines.items()]
     legend = "req/s (x limit), p99, CPU ms of the requester for 1000 requests; QoS 1, 16 bytes."
     return "\n".join([*out, "", legend])
+
+
+DEVICES = 10_000_000
+
+
+def paper(documents: Mapping[str, Document]) -> str:
+    """What the measured figures make of ten million, in memory and in CPU time."""
+    lines = ["|  | each, measured | ten million |", "|---|---:|---:|"]
+    grown = documents["growth"]["rows"]
+    for what, grows, side, memory in (
+        ("a request in flight, awaited by a task", "in_flight", "requester", lambda row, _: row["peak_mib"]),
+        ("a requester on a shared connection", "requesters", "requester", _open_mib),
+        ("a connection with a requester, in one process", "connections", "requester", _open_mib),
+        ("a responder's filter", "filters", "responder", _open_mib),
+        ("Mosquitto: a connection with a subscription", "connections", "broker", _open_mib),
+        ("Mosquitto: a further subscription", "filters", "broker", _open_mib),
+    ):
+        some = [row for row in grown if row["grows"] == grows and not row["failed"]]
+        if not some:
+            continue
+        most = max(row["settings"][grows] for row in some)
+        each = _per_one(some, grows, side, memory)
+        kib = median(each(row) or 0.0 for row in some if row["settings"][grows] == most)
+        lines.append(f"| {what} | {kib:.1f} KiB | {kib * DEVICES / 2**20:,.0f} GiB |")
+    per_second = DEVICES / 60
+    loaded = [
+        row
+        for row in documents["compare"]["rows"]
+        if row["requester"] == "reqtt" and (row["settings"]["qos"], row["settings"]["in_flight"]) == (1, 1000)
+    ]
+    loaded = [row for row in loaded if not row["failed"]]
+    for side in ("requester", "responder", "broker") if loaded else ():
+        micros = median(row["cpu_ms"][side] for row in loaded)
+        cpus = micros * per_second / 1e6
+        what = f"CPU of the {side}s, if each is asked once a minute"
+        lines.append(f"| {what} | {micros:.1f} µs | {cpus:.1f} CPUs |")
+    return "\n".join(lines)
+
+
+def _open_mib(row: Row, side: str) -> float:
+    found: float = row["open_mib"][side]
+    return found
 
 
 def render(document: Document) -> str:

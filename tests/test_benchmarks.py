@@ -172,9 +172,11 @@ async def test_replies_go_to_those_who_asked() -> None:
 
 def test_the_committed_results_have_a_place_in_the_page() -> None:
     text = command.PAGE.read_text()
-    for path in command.RESULTS.glob("*.json"):
-        document = json.loads(path.read_text())
-        assert f"<!-- {document['scenario']} -->" in text
-        assert tables.render(document) in text, f"{path.name} is not what the page shows: make report"
+    documents = {path.stem: json.loads(path.read_text()) for path in command.RESULTS.glob("*.json")}
+    assert set(documents) == set(scenarios.SCENARIOS)
+    for mark, table in command.parts(documents).items():
+        assert f"<!-- {mark} -->\n{table}\n<!-- / -->" in text, (
+            f"{mark} is not what was measured: make report"
+        )
     for name in plots.PLOTS:
         assert (command.RESULTS / f"{name}.svg").exists()
