@@ -80,7 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = 0
     for name in names:
         rows = scenarios.run(name, options, progress=not given.quiet)
-        document = {"scenario": name, **facts, "options": dataclasses.asdict(options), "rows": rows}
+        used = {p for adapter in scenarios.adapters(name, options) for p in adapter.packages}
+        versions = {
+            p: v for p, v in facts["versions"].items() if p in used | {"python", "reqtt", "mosquitto"}
+        }
+        document = {"scenario": name, **facts, "versions": versions}
+        document |= {"options": dataclasses.asdict(options), "rows": rows}
         if given.out:
             given.out.mkdir(parents=True, exist_ok=True)
             save(document, given.out / f"{name}.json")

@@ -115,7 +115,6 @@ def cold(adapter: Adapter, responder: Adapter, settings: Settings) -> Row:
             first = asking.event("first", START)
             row |= first | {"cold_ms": (first["at"] - asking.started) * 1e3}
             row["open_mib"] = {"requester": asking.memory()}
-            row["others"] = 0.0
             # Its load is not of interest.
             os.kill(asking.pid, signal.SIGKILL)
     except Failed as failure:

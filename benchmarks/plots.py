@@ -49,7 +49,7 @@ def _throughput(document: Document, pyplot: Any) -> Any:
         axis.set(xscale="log", yscale="log", xlabel="requests in flight", title=f"QoS {qos}")
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("requests per second")
-    axes[0][-1].legend(fontsize=8)
+    axes[0][-1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
     return figure
 
 
@@ -69,7 +69,7 @@ def _latency(document: Document, pyplot: Any) -> Any:
         axis.set(xscale="log", xlabel="ms", title=f"QoS 1, {group[0]['settings']['in_flight']} in flight")
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("% of the requests answered within")
-    axes[0][-1].legend(fontsize=8)
+    axes[0][-1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
     return figure
 
 

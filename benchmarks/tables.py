@@ -97,10 +97,14 @@ def groups(rows: Iterable[Row]) -> list[list[Row]]:
     return [sorted(group, key=order) for _, group in sorted(found.items())]
 
 
-def order(row: Row) -> tuple[int, str]:
-    """The limit first, reqtt next, then the others by name."""
+def order(row: Row) -> tuple[int, str, bool]:
+    """The limit first, reqtt next, then the others by name; those with a thread that holds the GIL last."""
     name = row["requester"]
-    return (0 if name.startswith("limit") else 1 if name.startswith("reqtt") else 2, name)
+    return (
+        0 if name.startswith("limit") else 1 if name.startswith("reqtt") else 2,
+        name,
+        row["settings"]["hog"],
+    )
 
 
 def size(count: int) -> str:
@@ -135,9 +139,7 @@ def _mirror(rows: list[Row]) -> Iterable[str]:
         s = group[0]["settings"]
         yield f"**QoS {s['qos']}, {s['in_flight']} in flight, no broker**"
         share: Column = ("CPU busy", inside("cpu", "requester"), digits)
-        yield table(
-            group, lambda row: row["requester"], [RPS, RATIO, LATENCY[0], LATENCY[2], CPU_REQUESTER, share]
-        )
+        yield table(group, lambda row: row["requester"], [RPS, LATENCY[0], LATENCY[2], CPU_REQUESTER, share])
 
 
 def _openloop(rows: list[Row]) -> Iterable[str]:
@@ -254,14 +256,15 @@ def conditions(document: Document) -> str:
     machine, options = document["machine"], document["options"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     others = [row["others"] for row in document["rows"] if "others" in row]
-    busy = max(median(others), machine["others"]) if others else machine["others"]
     rounds, seconds = options["rounds"], options["seconds"]
     text = (
         f"{document['date']}; {machine['cpus']} x {machine['cpu']}, {machine['memory_gib']} GiB, "
         f"{machine['system']}; medians of {rounds} round{'s' * (rounds > 1)} of {seconds:g} s; {versions}. "
-        f"Other processes used {busy:.0%} of the machine."
+        f"Other processes used {machine['others']:.0%} of the machine before"
     )
-    if busy > CALM:
+    meanwhile = median(others) if others else 0.0
+    text += f", {meanwhile:.0%} meanwhile." if others else "."
+    if max(meanwhile, machine["others"]) > CALM:
         text += " **That is too much for figures to rely on.**"
     return text
 
