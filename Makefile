@@ -8,7 +8,7 @@ SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml
 
 SEEDS ?= 100000
 
-.PHONY: help demo test test-rust simulate test-python lint format build clean wheels leaks chaos fuzz
+.PHONY: help demo test test-rust simulate test-python lint format build clean wheels leaks chaos fuzz bench report count
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,11 +42,14 @@ simulate: ## Play the core in SEEDS simulated worlds (make simulate SEEDS=100000
 	REQTT_SEEDS=$(SEEDS) cargo test --locked --release --package reqtt-core --lib simulation -- --nocapture
 
 test-python: build $(VENV)/tools
+	cargo build --release --locked --quiet -p count
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
 	$(BIN)/python -m pytest
 
-SECONDS := 60
-SEED := 1
+SEED ?= 1
+chaos fuzz: SECONDS ?= 60
+bench: SECONDS ?= 2
+
 chaos: build $(VENV)/tools ## Requests while connections and processes are broken at random: make chaos SECONDS=60 SEED=1
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
 	$(BIN)/python tests/faults/chaos.py --seconds $(SECONDS) --seed $(SEED)
@@ -55,6 +58,7 @@ lint: build $(VENV)/tools ## Format and type checks
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+	cd benchmarks/limit && cargo fmt --check && cargo clippy --locked --quiet -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -63,6 +67,7 @@ lint: build $(VENV)/tools ## Format and type checks
 format: $(VENV)/tools ## Format the sources
 	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
+	cd benchmarks/limit && cargo fmt
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format
 
@@ -88,5 +93,30 @@ fuzz: ## Feed hostile bytes to codec, session, router and loopback broker: make 
 	    -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=64 || exit 1; \
 	done
 
+# A venv of its own: the libraries that are compared are nobody else's business.
+BENCH := .venv-bench
+SCENARIO ?= all
+ROUNDS ?= 3
+RESULTS ?= benchmarks/results
+BENCH_OPTIONS ?=
+
+$(BENCH)/made: benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BENCH)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+bench: build $(BENCH)/made ## Measure beside the raw limit and other libraries: SCENARIO=all ROUNDS=3 SECONDS=2 RESULTS=folder
+	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
+	PYTHONPATH=python $(BENCH)/bin/python -m benchmarks $(SCENARIO) \
+		--rounds $(ROUNDS) --seconds $(SECONDS) --out $(RESULTS) $(BENCH_OPTIONS)
+
+report: $(BENCH)/made ## Write the tables and plots of docs/performance.md from benchmarks/results
+	PYTHONPATH=python $(BENCH)/bin/python -m benchmarks report
+
+count: $(VENV)/made ## Count the instructions of a request in the core, and set the figures that the tests hold to
+	tests/install-servers.sh
+	$(BIN)/python -m benchmarks.instructions --write
+
 clean: ## Remove what was built
-	rm -rf $(VENV) target dist fuzz/target
+	rm -rf $(VENV) $(BENCH) target benchmarks/limit/target fuzz/target dist

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Installs what the tests run against: Mosquitto and its clients, from Debian's packages, where they are missing.
+# Installs what the tests run against (Mosquitto and its clients) and count with (valgrind), from Debian's packages,
+# where they are missing.
 set -euo pipefail
 missing=()
-for program in mosquitto mosquitto_pub; do
+for program in mosquitto mosquitto_pub valgrind; do
     command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || missing+=("$program")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get >/dev/null; then
-    echo "missing: ${missing[*]}. Install Mosquitto 2 and its clients, then run this again." >&2
+    echo "missing: ${missing[*]}. Install Mosquitto 2, its clients and valgrind, then run this again." >&2
     exit 1
 fi
 sudo=()
@@ -15,4 +16,5 @@ sudo=()
 export DEBIAN_FRONTEND=noninteractive
 # The tests start their own brokers: the packaged service must not start with the installation.
 "${sudo[@]}" apt-get update -qq
-"${sudo[@]}" env RUNLEVEL=1 apt-get install -y -qq --no-install-recommends mosquitto mosquitto-clients >/dev/null
+"${sudo[@]}" env RUNLEVEL=1 apt-get install -y -qq --no-install-recommends \
+    mosquitto mosquitto-clients valgrind >/dev/null

@@ -10,6 +10,8 @@ mod codec;
 pub(crate) mod hostile;
 mod inflight;
 mod link;
+#[doc(hidden)]
+pub mod memory;
 mod session;
 #[cfg(test)]
 mod simulation;
