@@ -1,11 +1,12 @@
 //! The requesting side: response topics, admission, the requests under way and how each of them ends.
 //! Every request ends in exactly one event. No I/O and no clock: time comes in, effects go out.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use crate::command::{
     Counters, Event, Many, NewRequest, RequesterOptions, ResponseTopic, SubscribeOptions, Token, count,
@@ -101,7 +102,7 @@ pub(crate) struct Naming {
 pub(crate) struct Requesters {
     map: CorrelationMap<Pending>,
     source: CorrelationSource,
-    by_token: hashbrown::HashMap<Token, SlotId>,
+    by_token: HashMap<Token, SlotId>,
     requesters: HashMap<u32, Requester>,
     spaces: BTreeMap<u32, Space>,
     /// Numbers are not used again: a SUBACK may still be on its way.
@@ -122,7 +123,7 @@ impl Requesters {
         Self {
             map: CorrelationMap::new(),
             source: CorrelationSource::new(),
-            by_token: hashbrown::HashMap::new(),
+            by_token: HashMap::new(),
             requesters: HashMap::new(),
             spaces: BTreeMap::new(),
             spaces_made: 0,

@@ -1,11 +1,12 @@
 //! The responding side: which responder runs, whether a request may run at all, how often, and what goes
 //! back. Decides on expiry, duplicates, concurrency and the order of acknowledgements. No I/O, no clock.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
 use crate::command::{Counters, Event, SubscribeOptions, Token, count};
@@ -168,7 +169,8 @@ pub(crate) struct Responders {
     router: Router<u32>,
     running: Slab<Running>,
     generation: u32,
-    cache: HashMap<Key, Entry>,
+    /// By keys that peers choose: its hasher withstands those who choose them to collide.
+    cache: std::collections::HashMap<Key, Entry>,
     /// Answered keys, oldest first.
     order: VecDeque<Key>,
     cache_bytes: usize,
@@ -187,7 +189,7 @@ impl Responders {
             router: Router::new(),
             running: Slab::new(),
             generation: 0,
-            cache: HashMap::new(),
+            cache: std::collections::HashMap::new(),
             order: VecDeque::new(),
             cache_bytes: 0,
             drains: Vec::new(),

@@ -1,12 +1,13 @@
 //! The MQTT 5 session: a state machine between commands and packets. It does no I/O and has no clock, so
 //! that whoever owns the socket can drive it: bytes go in, bytes come out, time is an argument.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use hashbrown::{HashMap, HashSet};
 use rumqttc::mqttbytes::Error as CodecError;
 use rumqttc::mqttbytes::v5::{
     Auth, AuthReasonCode, DisconnectReasonCode, Packet, PubAck as PubAckPacket, PubComp, PubRec, PubRel,
