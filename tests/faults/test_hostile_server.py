@@ -592,6 +592,6 @@ async def test_two_thousand_hostile_packets_leave_nothing_behind() -> None:
             peer.received.clear()
         gc.collect()
         grown = resident() - before
-        assert grown < 24 << 20, f"{grown >> 10} KiB more after {rounds} connections"
+        assert grown < 4 << 20, f"{grown >> 10} KiB more after {rounds} connections"
         await ask(requester)
         assert sum(isinstance(event, Connected) for event in events) == rounds + 1

@@ -175,6 +175,7 @@ impl Client {
 
     /// Opens a connection and answers its CONNECT.
     fn connect(&mut self, connack: &[u8]) {
+        self.events();
         self.input.clear();
         self.lost.clear();
         self.disconnect = None;
