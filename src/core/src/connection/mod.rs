@@ -360,15 +360,16 @@ impl Driver {
         let mut waiting = pin!(waiting);
         let queue = self.link.queue.clone();
         loop {
+            // First: a connection that broke may have heard the bell, and not have come to its commands.
+            if let Some(token) = self.catch_up() {
+                return Outcome::Closing(token);
+            }
             let deadline = self.deliver().unwrap_or_else(|| Instant::now() + FAR);
             tokio::select! {
                 biased;
                 output = &mut waiting => return Outcome::Ready(output),
                 () = queue.bell.notified() => {}
                 () = sleep_until(deadline.into()) => {}
-            }
-            if let Some(token) = self.catch_up() {
-                return Outcome::Closing(token);
             }
         }
     }
