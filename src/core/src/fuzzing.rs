@@ -1,6 +1,10 @@
 //! What hostile bytes must not do to the core, as functions that the fuzz targets and a test call with the same
 //! files (`fuzz/corpus`). Compiled for those two only. Each panics where a promise is broken.
 
+#[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
 use crate::topic::{Pattern, Router, check_filter, check_topic, filter_part, matches};
 
 pub use crate::connection::hostile::{codec, requester, responder};
@@ -120,23 +124,7 @@ fn rank(filter: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::PathBuf;
-
-    /// Runs a target on every file of its corpus; the name is in the message when one fails.
-    fn replay(target: &str, run: fn(&[u8])) {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
-        let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
-        files.sort();
-        assert!(!files.is_empty(), "no corpus in {}", folder.display());
-        for file in files {
-            let data = fs::read(&file).unwrap();
-            if let Err(panic) = std::panic::catch_unwind(|| run(&data)) {
-                println!("with {}:", file.display());
-                std::panic::resume_unwind(panic);
-            }
-        }
-    }
+    use super::replay::replay;
 
     #[test]
     fn the_corpus_of_topics_keeps_its_promises() {

@@ -517,15 +517,21 @@ impl Options {
     /// What [`Options::validate`] could not check yet: it is given when a CONNECT or an AUTH needs it.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`], whose text holds none of it.
-    pub(crate) fn validate_answer(answer: &Answer) -> Result<()> {
-        if let Some(username) = &answer.username {
-            check_string("username", username)?;
+    /// What is wrong with it, in words that hold none of it.
+    pub(crate) fn validate_answer(answer: Answer) -> Result<Answer, String> {
+        let check = || {
+            if let Some(username) = &answer.username {
+                check_string("username", username)?;
+            }
+            if let Some(password) = &answer.password {
+                check_size("password", password.as_bytes().len(), "use a shorter one")?;
+            }
+            answer.data.as_ref().map_or(Ok(()), check_authentication_data)
+        };
+        match check() {
+            Ok(()) => Ok(answer),
+            Err(error) => Err(error.to_string()),
         }
-        if let Some(password) = &answer.password {
-            check_size("password", password.as_bytes().len(), "use a shorter one")?;
-        }
-        answer.data.as_ref().map_or(Ok(()), check_authentication_data)
     }
 
     /// Checks all that a broker would answer with a refusal, or by cutting the connection.

@@ -393,7 +393,8 @@ impl Responders {
 
     /// Starts as many waiting requests as may run.
     fn start(&mut self, id: u32, now: Instant, effects: &mut Effects) {
-        let Some(mut responder) = self.responders.get_mut(&id) else { return };
+        let Some(responder) = self.responders.get_mut(&id) else { return };
+        let mut too_late = Vec::new();
         while (responder.stopped || responder.running < responder.options.concurrency)
             && let Some(incoming) = responder.pop()
         {
@@ -424,14 +425,14 @@ impl Responders {
             });
             let delivery = u64::from(self.generation) << 32 | index as u64;
             if responder.stopped {
-                self.finish(delivery, Some(shutting_down()), now, effects);
+                too_late.push(delivery);
             } else {
                 let (message, deadline) = (incoming.message, incoming.deadline);
                 effects.events.push(Event::Request { responder: id, delivery, message, deadline });
             }
-            // Borrowed anew: the answer of one that was not started has changed it.
-            let Some(again) = self.responders.get_mut(&id) else { return };
-            responder = again;
+        }
+        for delivery in too_late {
+            self.finish(delivery, Some(shutting_down()), now, effects);
         }
     }
 
@@ -633,9 +634,9 @@ fn key(message: &Message) -> Option<Key> {
     Some(Key(Arc::new((correlation_data, response_topic, message.topic.clone()))))
 }
 
-fn whole_seconds(deadline: Instant, now: Instant) -> u32 {
+/// Message Expiry Interval for a message that ends then: down, not up, so that it never promises more than it had.
+pub(crate) fn whole_seconds(deadline: Instant, now: Instant) -> u32 {
     let left = deadline.saturating_duration_since(now);
-    // Down, not up: a response must never promise more time than its request had.
     u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1)
 }
 

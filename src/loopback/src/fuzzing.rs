@@ -1,6 +1,10 @@
 //! What hostile clients must not do to the broker, as functions that the fuzz targets and a test call with the same
 //! files (`fuzz/corpus`). Compiled for those two only. Each panics where a promise is broken.
 
+#[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -207,22 +211,7 @@ impl Hostile {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::PathBuf;
-
-    fn replay(target: &str, run: fn(&[u8])) {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
-        let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
-        files.sort();
-        assert!(!files.is_empty(), "no corpus in {}", folder.display());
-        for file in files {
-            let data = fs::read(&file).unwrap();
-            if let Err(panic) = std::panic::catch_unwind(|| run(&data)) {
-                println!("with {}:", file.display());
-                std::panic::resume_unwind(panic);
-            }
-        }
-    }
+    use super::replay::replay;
 
     #[test]
     fn the_corpus_of_the_decoder_keeps_its_promises() {

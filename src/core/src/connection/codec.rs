@@ -122,7 +122,7 @@ pub(super) fn connack(packet: ConnAckPacket) -> (ConnAck, Authentication) {
     (connack, Authentication::new(properties.authentication_method, properties.authentication_data))
 }
 
-const fn no_connack_properties() -> rumqttc::mqttbytes::v5::ConnAckProperties {
+pub(super) const fn no_connack_properties() -> rumqttc::mqttbytes::v5::ConnAckProperties {
     rumqttc::mqttbytes::v5::ConnAckProperties {
         session_expiry_interval: None,
         receive_max: None,

@@ -500,13 +500,7 @@ pub fn requester(data: &[u8]) {
     let mut client = Client::new(options);
     client.command(Command::OpenRequester {
         requester: 1,
-        options: RequesterOptions {
-            response_topic: ResponseTopic::Fixed(RESPONSES.into()),
-            response_qos: None,
-            max_pending_requests: 5,
-            resend: how & 8 == 0,
-            match_by_topic: false,
-        },
+        options: RequesterOptions { resend: how & 8 == 0, ..requester_options() },
     });
     let token = client.token();
     client.command(Command::Subscribe {
@@ -535,6 +529,16 @@ fn check_request(message: &Message) {
     if let Some(topic) = &message.properties.response_topic {
         topic::check_topic(topic).expect("a Response Topic that can be published to");
         assert!(topic::matches(ALLOWED, topic), "{topic} is allowed");
+    }
+}
+
+fn requester_options() -> RequesterOptions {
+    RequesterOptions {
+        response_topic: ResponseTopic::Fixed(RESPONSES.into()),
+        response_qos: None,
+        max_pending_requests: 5,
+        resend: true,
+        match_by_topic: false,
     }
 }
 
@@ -573,16 +577,7 @@ pub fn responder(data: &[u8]) {
         };
         client.command(Command::OpenResponder { token, responder: id, options: Arc::new(options) });
     }
-    client.command(Command::OpenRequester {
-        requester: 1,
-        options: RequesterOptions {
-            response_topic: ResponseTopic::Fixed(RESPONSES.into()),
-            response_qos: None,
-            max_pending_requests: 5,
-            resend: true,
-            match_by_topic: false,
-        },
-    });
+    client.command(Command::OpenRequester { requester: 1, options: requester_options() });
     client.connect(&connack(how >> 5 & 1, &[]));
     run(&mut client, choices.0);
     client.end();
@@ -596,16 +591,7 @@ mod tests {
     fn a_script_reaches_what_it_is_about() {
         // A request is written, its response topic granted, and answered.
         let mut client = Client::new(Client::options());
-        client.command(Command::OpenRequester {
-            requester: 1,
-            options: RequesterOptions {
-                response_topic: ResponseTopic::Fixed(RESPONSES.into()),
-                response_qos: None,
-                max_pending_requests: 5,
-                resend: true,
-                match_by_topic: false,
-            },
-        });
+        client.command(Command::OpenRequester { requester: 1, options: requester_options() });
         client.connect(&connack(0, &[]));
         // 7: a QoS 1 request; 6: its SUBACK; 6: its PUBACK; 2: the response.
         run(&mut client, &[7, 1, 6, 0, 1, 6, 1, 0]);
@@ -673,13 +659,7 @@ mod tests {
     fn default_requester() -> Command {
         Command::OpenRequester {
             requester: 1,
-            options: RequesterOptions {
-                response_topic: ResponseTopic::Default,
-                response_qos: None,
-                max_pending_requests: 5,
-                resend: true,
-                match_by_topic: false,
-            },
+            options: RequesterOptions { response_topic: ResponseTopic::Default, ..requester_options() },
         }
     }
 

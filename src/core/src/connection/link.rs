@@ -4,7 +4,6 @@
 //!
 //! Whoever holds the lock drives the session. Only one of the two waits for the socket at a time.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use bytes::{Buf, BytesMut};
 
 use super::session::{Lost, Session};
 use super::transport::Stream;
-use crate::command::{Answer, Command, CommandQueue, Counters, Event};
+use crate::command::{Answer, Command, CommandQueue, Counters, Event, count};
 use crate::mailbox::Mailbox;
 use crate::options::Options;
 
@@ -214,7 +213,7 @@ impl Link {
             Err(error) => return Err(Lost::because(transport::describe(&error))),
         };
         state.read_size = socket::next_size(size, read, READ_SIZE);
-        self.counters.bytes_received.fetch_add(read as u64, Ordering::Relaxed);
+        count(&self.counters.bytes_received, read as u64);
         let packets = state.session.input(&mut state.input, now)?;
         if state.session.out.is_empty() {
             socket::acknowledge_now(fd);
@@ -230,7 +229,7 @@ impl Link {
             match super::socket::transmit(&fd, &state.session.out) {
                 Ok(written) => {
                     state.session.out.advance(written);
-                    self.counters.bytes_sent.fetch_add(written as u64, Ordering::Relaxed);
+                    count(&self.counters.bytes_sent, written as u64);
                     state.session.written(now);
                 }
                 // A broken connection shows there, too.

@@ -336,11 +336,7 @@ impl Driver {
             }
             let Some(answer) = self.answer.take() else { continue };
             self.link.lock().session.answered();
-            let checked = answer.and_then(|answer| match Options::validate_answer(&answer) {
-                Ok(()) => Ok(answer),
-                Err(error) => Err(error.to_string()),
-            });
-            return Outcome::Ready(checked.map_err(|why| {
+            return Outcome::Ready(answer.and_then(Options::validate_answer).map_err(|why| {
                 Lost::because(format!("no credentials to connect with, so nothing was sent: {why}"))
             }));
         }

@@ -23,7 +23,7 @@ use crate::error::{Error, ReasonCode, Result};
 use crate::message::{ConnAck, Message, PubAck};
 use crate::options::{Options, Secret, check_authentication_data};
 use crate::requester::{Naming, Requesters};
-use crate::responder::Responders;
+use crate::responder::{Responders, whole_seconds};
 use crate::topic;
 
 /// Above this many unwritten bytes nothing new is encoded: the broker is slower than we are.
@@ -889,9 +889,7 @@ impl Session {
                     return Err(self.unexpected("a SUBACK for several filters"));
                 }
                 let reason_string = ack.properties.and_then(|properties| properties.reason_string);
-                let code =
-                    ack.return_codes.first().map_or(ReasonCode(0x80), |code| codec::suback_code(*code));
-                self.suback(ack.pkid, code, reason_string);
+                self.suback(ack.pkid, codec::suback_code(ack.return_codes[0]), reason_string);
             }
             (Packet::UnsubAck(ack), State::Online) => {
                 if let Some(InFlight::Unsubscribe(..)) = self.in_flights.get_mut(ack.pkid)
@@ -958,11 +956,7 @@ impl Session {
     /// The caller's next word in enhanced authentication.
     pub fn answer(&mut self, answer: Result<Answer, String>, now: Instant) -> Result<(), Lost> {
         let Some(asked) = self.asked.take() else { return Ok(()) };
-        let checked = answer.and_then(|answer| match Options::validate_answer(&answer) {
-            Ok(()) => Ok(answer),
-            Err(error) => Err(error.to_string()),
-        });
-        match checked {
+        match answer.and_then(Options::validate_answer) {
             Ok(_) if asked.last => match self.held.take() {
                 Some(connack) => self.connack(connack, now)?,
                 None => self.authenticated(),
@@ -1639,7 +1633,7 @@ impl Session {
         let numbers = [
             ("requests", self.requesters.len()),
             ("in flight", self.in_flights.len()),
-            ("queued", self.queues.iter().map(VecDeque::len).sum()),
+            ("queued", self.queued()),
             ("deliveries", self.deliveries.len()),
             ("unreleased", if self.doubtful { 0 } else { self.unreleased.len() }),
             ("unclaimed", self.unclaimed.len()),
@@ -1655,10 +1649,9 @@ impl Session {
     }
 }
 
-/// Message Expiry Interval for what is sent now: down, not up, so that it never promises more than it had.
+/// Message Expiry Interval for what is sent now, if its time is not up.
 fn remaining(expires: Instant, now: Instant) -> Option<u32> {
-    let left = expires.checked_duration_since(now).filter(|left| !left.is_zero())?;
-    Some(u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1))
+    (expires > now).then(|| whole_seconds(expires, now))
 }
 
 /// An upper bound of a PUBLISH's size on the wire, exact but for the length fields' own widths.

@@ -13,6 +13,7 @@ use rumqttc::mqttbytes::v5::{
 };
 use rumqttc::mqttbytes::{Error, QoS};
 
+use super::super::codec::no_connack_properties;
 use super::checks::Ledger;
 use super::network::{Direction, LinkId, MS, Network, SECOND, Time};
 
@@ -246,7 +247,7 @@ impl Broker {
                 server_keep_alive: self.keep_alive,
                 response_information: (self.response_information && wishes.request_response_info == Some(1))
                     .then(|| format!("answers/{client}/")),
-                ..no_properties()
+                ..no_connack_properties()
             }),
         };
         ledger.note(|| format!("broker {client}: CONNACK, busy {busy}, session present {kept}"));
@@ -506,26 +507,4 @@ fn publish(delivery: &Delivery, pkid: u16, dup: bool, now: Time) -> Publish {
     properties.message_expiry_interval = delivery.message.expiry(now).unwrap_or(Some(0));
     properties.subscription_identifiers.clone_from(&delivery.identifiers);
     publish
-}
-
-fn no_properties() -> ConnAckProperties {
-    ConnAckProperties {
-        session_expiry_interval: None,
-        receive_max: None,
-        max_qos: None,
-        retain_available: None,
-        max_packet_size: None,
-        assigned_client_identifier: None,
-        topic_alias_max: None,
-        reason_string: None,
-        user_properties: Vec::new(),
-        wildcard_subscription_available: None,
-        subscription_identifiers_available: None,
-        shared_subscription_available: None,
-        server_keep_alive: None,
-        response_information: None,
-        server_reference: None,
-        authentication_method: None,
-        authentication_data: None,
-    }
 }
