@@ -395,20 +395,19 @@ impl Bridge {
         match event {
             Event::Response { token, message, request_topic, latency } => {
                 let latency = latency.as_secs_f64();
-                let gathering = match this.lock().get(token) {
-                    Some(Waiter::Gather { item, .. }) => Some(item.clone_ref(py)),
-                    _ => None,
-                };
-                if let Some(item) = gathering {
+                let mut inner = this.lock();
+                if let Some(Waiter::Gather { item, .. }) = inner.get(token) {
+                    let item = item.clone_ref(py);
+                    drop(inner);
                     let outcome = match message::outcome(py, message, &request_topic, latency, None) {
                         Ok(response) => response,
                         Err(error) => error.into_value(py).into_any(),
                     };
                     return item.bind(py).call1((outcome,)).map(drop);
                 }
-                let Some(Waiter::Call(slot, Waiting::Request(decode))) = this.take(token) else {
-                    return Ok(());
-                };
+                let waiter = inner.take(token);
+                drop(inner);
+                let Some(Waiter::Call(slot, Waiting::Request(decode))) = waiter else { return Ok(()) };
                 slot.complete(py, message::outcome(py, message, &request_topic, latency, decode))
             }
             Event::Request { responder, delivery, message, deadline } => {
