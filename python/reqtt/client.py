@@ -655,7 +655,7 @@ class Subscription:
         self._queue: deque[_core.Message] = deque()
         # Taken in, but beyond `max_queue`: not acknowledged yet.
         self._held: deque[tuple[_core.Message, int]] = deque()
-        self._waiter: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
         self._token: int | None = None
         self._error: BaseException | None = None
         self._over = False
@@ -683,7 +683,7 @@ class Subscription:
             self._token = None
         self._held.clear()
         self._queue.clear()
-        self._wake()
+        self._changed.set()
 
     def _push(self, message: _core.Message, delivery: int | None) -> None:
         if self._over:
@@ -698,7 +698,7 @@ class Subscription:
             self._held.append((message, delivery))
         else:
             self._drop_oldest(message)
-        self._wake()
+        self._changed.set()
 
     def _drop_oldest(self, message: _core.Message) -> None:
         self.dropped += 1
@@ -712,11 +712,7 @@ class Subscription:
         self._token = None
         self._error = None if isinstance(error, ClientClosed) else error
         self._over = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._changed.set()
 
     def __aiter__(self) -> Self:
         return self
@@ -731,8 +727,8 @@ class Subscription:
                 raise RuntimeError(
                     "the subscription is not open: use `async with client.subscribe(...) as messages:`"
                 )
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            self._changed.clear()
+            await self._changed.wait()
         message = self._queue.popleft()
         if self._held:
             held, delivery = self._held.popleft()

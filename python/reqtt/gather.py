@@ -102,7 +102,7 @@ class GatherState:
         self._queue: deque[Any] = deque()
         self._error: BaseException | None = None
         self._seen: set[Any] = set()
-        self._waiter: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
 
     def item(self, outcome: Response | ReqttError) -> None:
         """One more response, or the error that one stands for."""
@@ -125,7 +125,7 @@ class GatherState:
         self._queue.append(found)
         if last or self.taken == self._max:
             self.finish()
-        self._wake()
+        self._changed.set()
 
     def _is_copy(self, response: Response) -> bool:
         """A redelivery says so (DUP), and responders that know of gathering say who they are."""
@@ -143,7 +143,7 @@ class GatherState:
         if not self.over:
             self._error = error
             self.finish()
-        self._wake()
+        self._changed.set()
 
     def finish(self) -> None:
         """Frees its place; what has come can still be taken."""
@@ -155,11 +155,7 @@ class GatherState:
     def forget(self) -> None:
         self.finish()
         self._queue.clear()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._changed.set()
 
     async def next(self) -> Any:
         while not self._queue:
@@ -167,8 +163,8 @@ class GatherState:
                 raise self._error
             if self.over:
                 raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            self._changed.clear()
+            await self._changed.wait()
         return self._queue.popleft()
 
 

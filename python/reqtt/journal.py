@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import quote
@@ -26,11 +26,9 @@ from reqtt.errors import ReqttError
 
 if TYPE_CHECKING:
     from reqtt._core import Request
+    from reqtt.responder import Reply
 
-__all__ = ["INTERRUPTED", "Journal", "Stored", "default_path"]
-
-Stored: TypeAlias = tuple[bytes, int, str | None, int | None, Sequence[tuple[str, str]]]
-"""A response: payload, status, content type, payload format indicator, user properties."""
+__all__ = ["INTERRUPTED", "Journal", "default_path"]
 
 INTERRUPTED: Final = object()
 """It was begun in an earlier life of the process, and never answered."""
@@ -86,22 +84,22 @@ class Journal:
                 " responder uses, on a disk with room, as deduplicate_file="
             ) from error
 
-    async def begin(self, request: Request) -> Stored | object | None:
+    async def begin(self, request: Request) -> Reply | object | None:
         """Before the handler: None if the request is new, and on disk now; else its answer or INTERRUPTED."""
         key, interval = _key(request), request.message_expiry_interval
         until = time.time() + (_WITHOUT_EXPIRY if interval is None else interval + _AFTER_EXPIRY)
 
-        def begin(db: sqlite3.Connection) -> Stored | object | None:
+        def begin(db: sqlite3.Connection) -> Reply | object | None:
             row = db.execute("SELECT answer, until FROM request WHERE key = ?", (key,)).fetchone()
             if row is not None and row[1] > time.time():
                 return INTERRUPTED if row[0] is None else _decode(row[0])
             db.execute("INSERT OR REPLACE INTO request (key, until) VALUES (?, ?)", (key, until))
             return None
 
-        answer: Stored | object | None = await self._do(begin)
+        answer: Reply | object | None = await self._do(begin)
         return answer
 
-    async def finish(self, request: Request, answer: Stored) -> None:
+    async def finish(self, request: Request, answer: Reply) -> None:
         """After the handler: its answer is on disk."""
         key, encoded = _key(request), _encode(answer)
 
@@ -215,14 +213,14 @@ def _key(request: Request) -> bytes:
     return whole.digest()
 
 
-_DECODER: Final[msgspec.msgpack.Decoder[Stored]] = msgspec.msgpack.Decoder(
+_DECODER: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(
     tuple[bytes, int, str | None, int | None, tuple[tuple[str, str], ...]]
 )
 
 
-def _encode(answer: Stored) -> bytes:
+def _encode(answer: Reply) -> bytes:
     return msgspec.msgpack.encode(answer)
 
 
-def _decode(answer: bytes) -> Stored:
+def _decode(answer: bytes) -> Reply:
     return _DECODER.decode(answer)
