@@ -78,7 +78,7 @@ wheels: build ## Build the abi3 wheel and try it on every CPython from 3.11 up
 REQUESTS ?= 1000000
 CUTS ?= 100
 leaks: build ## A million requests with timeouts, cancellations and cuts: what stays in memory?
-	$(BIN)/python tests/support/leaks.py $(REQUESTS) $(CUTS)
+	PYTHONPATH=tests $(BIN)/python -m support.leaks $(REQUESTS) $(CUTS)
 
 # A minute for each target, one after the other. What a run finds beyond the corpus goes to fuzz/work, what fails to
 # fuzz/artifacts; neither is committed.

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import reqtt
 from support import leaks
+from support.footprint import descriptors, native_threads
 
 
 def threads_and_descriptors() -> tuple[int, int, int]:
-    tasks, descriptors = Path("/proc/self/task"), Path("/proc/self/fd")
-    return (threading.active_count(), len(list(tasks.iterdir())), len(list(descriptors.iterdir())))
+    return threading.active_count(), native_threads(), descriptors()
 
 
 @pytest.mark.timeout(300)

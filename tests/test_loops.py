@@ -7,14 +7,14 @@ import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import uvloop
 
 import reqtt
+from support.footprint import descriptors, native_threads
 from support.waiting import eventually, eventually_blocking, run_script
 
 Factory = Callable[..., Awaitable[Any]]
@@ -56,19 +56,6 @@ async def ask_and_answer(url: str, topic: str, count: int = 30) -> None:
         assert (await req.request(f"{topic}/thread", "abc", timeout=5)).payload == b"cba"
         with pytest.raises(reqtt.NoMatchingSubscribers):
             await req.request(f"{topic}/nobody", timeout=5)
-
-
-def native_threads(name: str = "") -> int:
-    """Threads of this process, Python's own and others, whose name begins like this."""
-    count = 0
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):
-            count += (task / "comm").read_text().startswith(name)
-    return count
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 # --- loops

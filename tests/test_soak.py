@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import reqtt
+from support.footprint import resident
 from support.process import child
 
 WARM_UP, TOTAL, IN_FLIGHT = 20_000, 100_000, 1_000
 GROWTH = 20 * 1024 * 1024
-
-
-def resident() -> int:
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.timeout(600)

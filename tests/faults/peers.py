@@ -7,7 +7,6 @@ the logs mean together is `faults.lab`'s business.
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import json
 import os
@@ -23,8 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import reqtt
 from reqtt import Request, RequestError, responder
+from support.footprint import native_threads, resident
 
 RECONNECT = reqtt.Reconnect(initial=0.05, max=0.5, jitter=0.5)
 SESSION: dict[str, Any] = {"clean_start": False, "session_expiry_interval": 300}
@@ -48,15 +50,6 @@ class Log:
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def resident() -> int:
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def native_threads() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def left_behind(tasks: set[asyncio.Task[Any]], threads: set[threading.Thread]) -> list[str]:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gc
 import hashlib
 import random
 import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import reqtt
 from reqtt import Connected, Disconnected, Reconnect
+from support.footprint import resident
 from support.hostile import HostileServer, Peer, good, said
 from support.packets import (
     CONNACK,
@@ -560,11 +559,6 @@ async def test_events_that_nobody_takes_are_bounded() -> None:
 # --- for long -------------------------------------------------------------------------------------
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 async def test_two_thousand_hostile_packets_leave_nothing_behind() -> None:
     noise = [encode(packet) for packet in ANSWERS.values()]
     broken = [packet for packet, _ in BROKEN.values()]
@@ -585,12 +579,10 @@ async def test_two_thousand_hostile_packets_leave_nothing_behind() -> None:
         connected(server, **options) as (requester, events),
     ):
         await eventually(lambda: len(server.peers) > rounds // 3, 30)
-        gc.collect()
         before = resident()
         await eventually(lambda: len(server.peers) > rounds, 30)
         for peer in server.peers:
             peer.received.clear()
-        gc.collect()
         grown = resident() - before
         assert grown < 4 << 20, f"{grown >> 10} KiB more after {rounds} connections"
         await ask(requester)

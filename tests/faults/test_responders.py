@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import reqtt
-from faults.peers import resident
 from reqtt import responder
+from support.footprint import resident
 from support.mosquitto import Mosquitto
 from support.packets import CONNACK, CONNECT, PUBACK, PUBLISH, PUBREL, Decoder, Packet, encode
 from support.proxy import Proxy
@@ -22,17 +22,22 @@ QUICK = reqtt.Reconnect(initial=0.05, max=0.1, jitter=0)
 SESSION: dict[str, Any] = {"clean_start": False, "session_expiry_interval": 300}
 
 
-async def test_a_copy_that_mosquitto_redelivers_in_the_last_second_does_not_run_again(
-    mosquitto: Any, make_proxy: Factory, serving: Factory, raw: Factory, topic: str
-) -> None:
-    runs = 0
+def counted(topic: str) -> tuple[Any, list[bytes]]:
+    """An echo, and what it ran with."""
+    runs: list[bytes] = []
 
     @responder(topic)
     async def handler(body: bytes) -> bytes:
-        nonlocal runs
-        runs += 1
+        runs.append(body)
         return body
 
+    return handler, runs
+
+
+async def test_a_copy_that_mosquitto_redelivers_in_the_last_second_does_not_run_again(
+    mosquitto: Any, make_proxy: Factory, serving: Factory, raw: Factory, topic: str
+) -> None:
+    handler, runs = counted(topic)
     proxy: Proxy = await make_proxy(mosquitto)
     await serving(proxy, handler, reconnect=QUICK, client_id=topic, **SESSION)
     peer = await raw(mosquitto)
@@ -49,20 +54,13 @@ async def test_a_copy_that_mosquitto_redelivers_in_the_last_second_does_not_run_
     await proxy.wait_up(PUBACK, count=2)
     assert again.packet.dup
     assert "message_expiry_interval" not in again.packet.properties
-    assert runs == 1
+    assert runs == [b"x"]
 
 
 async def test_a_copy_that_was_held_up_on_its_way_does_not_run_again(
     loopback: Any, make_proxy: Factory, serving: Factory, raw: Factory, topic: str
 ) -> None:
-    runs = 0
-
-    @responder(topic)
-    async def handler(body: bytes) -> bytes:
-        nonlocal runs
-        runs += 1
-        return body
-
+    handler, runs = counted(topic)
     proxy: Proxy = await make_proxy(loopback)
     await serving(proxy, handler, reconnect=QUICK, client_id=topic, **SESSION)
     peer = await raw(loopback)
@@ -74,7 +72,7 @@ async def test_a_copy_that_was_held_up_on_its_way_does_not_run_again(
     again = await proxy.wait_down(PUBLISH, topic, count=2)
     await proxy.wait_up(PUBACK, count=2)
     assert again.packet.dup
-    assert runs == 1
+    assert runs == [b"x"]
 
 
 @pytest.mark.parametrize("session", [True, False], ids=["session kept", "session lost"])

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
 from types import TracebackType
 from typing import Literal, Self
 
+from support.sockets import reset
+
 Direction = Literal["up", "down"]
 DIRECTIONS: tuple[Direction, Direction] = ("up", "down")
-RST = struct.pack("ii", 1, 0)
 # A long payload byte by byte would take seconds; the packets that matter come early in each read.
 DRIBBLE = 2048
 
@@ -94,13 +93,10 @@ class Link:
         for pair in (self.client, self.broker):
             if pair is None:
                 continue
-            writer = pair[1]
-            sock = writer.get_extra_info("socket")
-            if hard and sock is not None and sock.fileno() >= 0:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
-                writer.transport.abort()
+            if hard:
+                reset(pair[1])
             else:
-                writer.close()
+                pair[1].close()
 
     async def fin(self) -> None:
         """FIN both ways; both may still send for a moment, which a close with unread bytes would reset."""
@@ -132,11 +128,7 @@ class Link:
         self.half_open = True
         self.lose()
         if self.broker is not None:
-            writer = self.broker[1]
-            sock = writer.get_extra_info("socket")
-            if sock is not None and sock.fileno() >= 0:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
-            writer.transport.abort()
+            reset(self.broker[1])
 
 
 class Wire:

@@ -1,30 +1,22 @@
 """Many requests, some of which time out or are cancelled, over a connection that is cut: what stays behind?
 
-`python leaks.py REQUESTS CUTS` prints a table, and fails if more than 20 MB do.
+`python -m support.leaks REQUESTS CUTS`, in tests/, prints a table, and fails if more than 20 MB do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 import sys
 from collections import Counter
-from pathlib import Path
 
 import reqtt
 from reqtt.testing import LoopbackBroker
+from support.footprint import resident
 
 LIMIT = 20 * 1024 * 1024
 # Prime to ten, so that every caller has its share of each kind.
 IN_FLIGHT = 499
 QUICK = reqtt.Reconnect(initial=0.01, max=0.05)
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def ask(req: reqtt.Requester, number: int) -> str:

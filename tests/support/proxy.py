@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from support.packets import Decoder, Malformed, Packet, Type, encode
+from support.sockets import reset
 
 Direction = Literal["up", "down"]
 DIRECTIONS: tuple[Direction, Direction] = ("up", "down")
@@ -181,13 +181,10 @@ class _Link:
         for pair in (self.client, self.broker):
             if pair is None:
                 continue
-            writer = pair[1]
-            sock = writer.get_extra_info("socket")
-            if hard and sock is not None and sock.fileno() >= 0:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                writer.transport.abort()
+            if hard:
+                reset(pair[1])
             else:
-                writer.close()
+                pair[1].close()
         self.proxy._changed()
 
 

@@ -7,12 +7,12 @@ import contextlib
 import inspect
 import secrets
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
 from support.packets import Decoder, Filter, Packet, Properties, Type, Will, encode
+from support.sockets import reset
 
 Answer = Callable[[Packet], bytes | str | Awaitable[bytes | str]]
 
@@ -220,10 +220,7 @@ class RawClient:
 
     async def kill(self) -> None:
         """RST, no DISCONNECT."""
-        sock = self._writer.get_extra_info("socket")
-        if sock is not None and sock.fileno() >= 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
+        reset(self._writer)
         await self._end()
 
     async def wait_closed(self, timeout: float = 5) -> None:
