@@ -288,8 +288,9 @@ pub enum Event {
         /// What is asked.
         question: Question,
     },
-    /// The caller's event loop is to wait for this socket, and to call `Link::readable` for it.
-    #[cfg(unix)]
+    /// The caller's event loop is to wait for this descriptor instead of the one before, and to call
+    /// `Link::readable` for it.
+    #[cfg(target_os = "linux")]
     Watch(Arc<std::os::fd::OwnedFd>),
     /// Another attempt comes.
     Reconnecting {

@@ -7,7 +7,7 @@ mod call;
 mod wake;
 
 use std::collections::HashMap;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,8 +73,8 @@ struct Inner {
     flushing: bool,
     /// Scratch for a drain.
     events: Vec<Event>,
-    /// The socket that the loop waits for.
-    #[cfg(unix)]
+    /// What the loop waits for on behalf of the connection.
+    #[cfg(target_os = "linux")]
     watched: Option<Arc<std::os::fd::OwnedFd>>,
     responders: HashMap<u32, Responder>,
     /// The tasks of running handlers, with their responder: the loop itself holds them weakly.
@@ -497,8 +497,8 @@ impl Bridge {
                 this.on_event.bind(py).call1(("ask", (slf, number, kind, data)))?;
                 Ok(())
             }
-            #[cfg(unix)]
-            Event::Watch(socket) => Self::watch(slf, socket),
+            #[cfg(target_os = "linux")]
+            Event::Watch(watched) => Self::watch(slf, watched),
             Event::Reconnecting { attempt, delay } => {
                 this.on_event.bind(py).call1(("reconnecting", (attempt, delay.as_secs_f64())))?;
                 Ok(())
@@ -510,26 +510,26 @@ impl Bridge {
         self.lock().take(token)
     }
 
-    /// From now on the loop waits for this socket.
-    #[cfg(unix)]
-    fn watch(slf: &Bound<'_, Self>, socket: Arc<std::os::fd::OwnedFd>) -> PyResult<()> {
+    /// From now on the loop waits for this descriptor.
+    #[cfg(target_os = "linux")]
+    fn watch(slf: &Bound<'_, Self>, watched: Arc<std::os::fd::OwnedFd>) -> PyResult<()> {
         let this = slf.get();
         if this.detached.load(Ordering::Relaxed) {
             return Ok(());
         }
         this.unwatch(slf.py())?;
         let readable = slf.getattr(intern!(slf.py(), "readable"))?;
-        let number = socket.as_raw_fd();
+        let number = watched.as_raw_fd();
         this.event_loop.bind(slf.py()).call_method1(intern!(slf.py(), "add_reader"), (number, readable))?;
-        this.lock().watched = Some(socket);
+        this.lock().watched = Some(watched);
         Ok(())
     }
 
-    /// The loop forgets the socket; it must do so before the socket is closed.
-    #[cfg(unix)]
+    /// The loop forgets it; it must do so before the descriptor is closed.
+    #[cfg(target_os = "linux")]
     fn unwatch(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(socket) = self.lock().watched.take() else { return Ok(()) };
-        self.event_loop.bind(py).call_method1(intern!(py, "remove_reader"), (socket.as_raw_fd(),)).map(drop)
+        let Some(watched) = self.lock().watched.take() else { return Ok(()) };
+        self.event_loop.bind(py).call_method1(intern!(py, "remove_reader"), (watched.as_raw_fd(),)).map(drop)
     }
 
     /// Tells what has gathered in `events`, which goes back for the next time.
@@ -562,17 +562,14 @@ impl Bridge {
         Self::handle_all(slf, events)
     }
 
-    /// The socket that the loop waits for has something.
-    #[cfg(unix)]
+    /// The connection has something to read.
+    #[cfg(target_os = "linux")]
     fn readable(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         let mut events = std::mem::take(&mut this.lock().events);
-        let readable = this.link.readable(&mut events);
-        if !readable.watch {
-            this.unwatch(slf.py())?;
-        }
+        let write = this.link.readable(&mut events);
         Self::handle_all(slf, events)?;
-        if readable.write {
+        if write {
             // Behind the tasks that these events have woken: what they ask for leaves in the same write.
             Self::send_cork_soon(slf, this.lock())?;
         }

@@ -1,6 +1,6 @@
 //! One connection between two threads. The I/O thread always serves it; where the socket is a plain one and the
-//! caller's event loop can wait for sockets, the loop's own thread reads and writes it while little is under
-//! way: a hop to another thread and back costs more than all the rest of a lone request.
+//! caller's event loop can wait for descriptors, the loop's own thread reads and writes it: a hop to another thread
+//! and back costs more than all the rest of a lone request.
 //!
 //! Whoever holds the lock drives the session. Only one of the two waits for the socket at a time.
 
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 
 use super::session::{Lost, Session};
-use super::transport::Stream;
+#[cfg(target_os = "linux")]
+use super::watch::Watch;
 use crate::command::{Answer, Command, CommandQueue, Counters, Event, count};
 use crate::mailbox::Mailbox;
 use crate::options::Options;
@@ -37,49 +38,31 @@ pub(super) struct State {
     pub alarm: Instant,
     /// The loop found that the connection is over; the I/O thread acts on it.
     pub lost: Option<Lost>,
-    #[cfg(unix)]
-    pub socket: Option<Arc<std::os::fd::OwnedFd>>,
+    /// What the loop waits for, if it can.
+    #[cfg(target_os = "linux")]
+    pub watch: Option<Watch>,
     #[cfg(unix)]
     pub read_size: usize,
 }
 
 impl State {
     /// A stream is there: writes CONNECT.
-    pub fn open(&mut self, answer: Answer, stream: &Stream) {
+    pub fn open(&mut self, answer: Answer) {
         self.input.clear();
         self.reader = Reader::Io;
         self.lost = None;
-        #[cfg(unix)]
-        {
-            self.socket = match stream {
-                Stream::Socket(socket) => Some(socket.fd().clone()),
-                _ => None,
-            };
-        }
-        #[cfg(not(unix))]
-        let _ = stream;
         self.session.open(answer, Instant::now());
     }
 
     /// The stream is at its end: the loop has no part in it any more. Gives what is not written yet.
     pub fn take_over(&mut self) -> BytesMut {
         self.reader = Reader::Io;
-        #[cfg(unix)]
-        {
-            self.socket = None;
+        #[cfg(target_os = "linux")]
+        if let Some(mut watch) = self.watch.take() {
+            watch.stop();
         }
         std::mem::take(&mut self.session.out)
     }
-}
-
-/// What the owner of a socket that was readable is to do next.
-#[cfg(unix)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Readable {
-    /// Go on waiting for the socket.
-    pub watch: bool,
-    /// Submit something soon, or nothing: there are bytes to be written.
-    pub write: bool,
 }
 
 /// A handle of a connection: what its owner's thread does with it.
@@ -110,8 +93,8 @@ impl Link {
                 reader: Reader::Io,
                 alarm: now,
                 lost: None,
-                #[cfg(unix)]
-                socket: None,
+                #[cfg(target_os = "linux")]
+                watch: None,
                 #[cfg(unix)]
                 read_size: super::socket::SMALL_READ,
             }),
@@ -141,12 +124,12 @@ impl Link {
         }
     }
 
-    #[cfg(not(unix))]
+    #[cfg(not(target_os = "linux"))]
     fn carry_out(&self, _batch: &mut Vec<Command>) -> bool {
         false
     }
 
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     fn carry_out(&self, batch: &mut Vec<Command>) -> bool {
         let Ok(mut state) = self.state.try_lock() else { return false };
         // Nothing may overtake what waits for the I/O thread.
@@ -164,67 +147,66 @@ impl Link {
         true
     }
 
-    /// The socket of [`Event::Watch`] is readable: takes what is there, and what the I/O thread has left before.
-    ///
-    /// Writes nothing: acknowledgements leave with what the caller asks for next, or by an empty [`Link::submit`].
-    #[cfg(unix)]
-    pub fn readable(&self, events: &mut Vec<Event>) -> Readable {
+    /// What [`Event::Watch`] names is readable: takes what is there, and what the I/O thread has left before.
+    /// Tells whether there are bytes to be written: acknowledgements leave with what the caller asks for next, or
+    /// by an empty [`Link::submit`].
+    #[cfg(target_os = "linux")]
+    pub fn readable(&self, events: &mut Vec<Event>) -> bool {
         let mut state = self.lock();
         self.mailbox.take(events);
         if state.reader != Reader::Loop {
-            return Readable { watch: false, write: false };
+            return false;
         }
         let now = Instant::now();
-        match self.read(&mut state, now) {
-            Ok(packets) => {
-                if packets >= super::BURST {
-                    // Much is under way: packets gather better on a thread that may wait for them.
-                    self.hand_over(&mut state);
-                }
-            }
-            Err(lost) => {
-                state.lost = Some(lost);
-                self.hand_over(&mut state);
-            }
+        if let Err(lost) = self.read(&mut state, now) {
+            state.lost = Some(lost);
+            self.hand_over(&mut state);
         }
         events.append(state.session.events());
         state.session.delivered(true);
         self.set_alarm(&state, now);
-        let watch = state.reader == Reader::Loop;
-        Readable { watch, write: watch && !state.session.out.is_empty() }
+        state.reader == Reader::Loop && !state.session.out.is_empty()
     }
 
     /// From now on the I/O thread waits for the socket.
+    #[cfg(target_os = "linux")]
     fn hand_over(&self, state: &mut State) {
         state.reader = Reader::Io;
+        if let Some(watch) = &mut state.watch {
+            watch.stop();
+        }
         self.queue.ring();
     }
 
-    /// Reads once; gives how many packets that made whole.
-    #[cfg(unix)]
-    pub(super) fn read(&self, state: &mut State, now: Instant) -> Result<usize, Lost> {
+    /// Reads once, and has the loop woken for what comes next.
+    #[cfg(target_os = "linux")]
+    pub(super) fn read(&self, state: &mut State, now: Instant) -> Result<(), Lost> {
         use super::{READ_SIZE, socket, transport};
-        let Some(fd) = &state.socket else { return Ok(0) };
+        let Some(watch) = &mut state.watch else { return Ok(()) };
+        let lost = |error: &std::io::Error| Lost::because(transport::describe(error));
         let size = state.read_size;
-        let read = match socket::receive(fd, &mut state.input, size) {
+        let read = match socket::receive(watch.socket(), &mut state.input, size) {
             Ok(0) => return Err(Lost::because("the broker closed the connection")),
             Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(0),
-            Err(error) => return Err(Lost::because(transport::describe(&error))),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(lost(&error)),
         };
-        state.read_size = socket::next_size(size, read, READ_SIZE);
-        count(&self.counters.bytes_received, read as u64);
-        let packets = state.session.input(&mut state.input, now)?;
-        if state.session.out.is_empty() {
-            socket::acknowledge_now(fd);
+        let mut messages = 0;
+        if read > 0 {
+            state.read_size = socket::next_size(size, read, READ_SIZE);
+            count(&self.counters.bytes_received, read as u64);
+            messages = state.session.input(&mut state.input, now)?;
+            if state.session.out.is_empty() {
+                socket::acknowledge_now(watch.socket());
+            }
         }
-        Ok(packets)
+        watch.note(messages, read, now).map_err(|error| lost(&error))
     }
 
     /// Writes what the system takes; the I/O thread waits until it takes the rest.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     fn write(&self, state: &mut State, now: Instant) {
-        let Some(fd) = state.socket.clone() else { return };
+        let Some(fd) = state.watch.as_ref().map(|watch| watch.socket().clone()) else { return };
         while !state.session.out.is_empty() {
             match super::socket::transmit(&fd, &state.session.out) {
                 Ok(written) => {
@@ -239,7 +221,7 @@ impl Link {
     }
 
     /// Wakes the I/O thread if it would sleep for too long.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     fn set_alarm(&self, state: &State, now: Instant) {
         if self.due(state, now).is_some_and(|due| due < state.alarm) {
             self.queue.ring();

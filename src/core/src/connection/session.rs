@@ -807,22 +807,22 @@ impl Session {
         }
     }
 
-    /// Reads all complete packets of `input`; gives how many.
+    /// Reads all complete packets of `input`; gives how many were messages.
     pub fn input(&mut self, input: &mut BytesMut, now: Instant) -> Result<usize, Lost> {
         self.last_received = now;
-        let mut packets = 0;
+        let mut messages = 0;
         while !self.holding() {
             let connack = input.first().is_some_and(|first| first >> 4 == CONNACK);
             match codec::read(input, self.options.maximum_packet_size) {
                 Ok(None) => break,
                 Ok(Some(Incoming::Publish { message, pkid, alias })) if self.online() => {
+                    messages += 1;
                     self.publish(message, pkid, alias, now)?;
                 }
                 Ok(Some(Incoming::Publish { .. })) => return Err(self.unexpected("a PUBLISH")),
                 Ok(Some(Incoming::Other(packet))) => self.packet(packet, now)?,
                 Err(error) => return Err(self.unreadable(&error, connack, input)),
             }
-            packets += 1;
             if self.unread > UNREAD_LIMIT {
                 let what = "it goes on sending, and does not read its acknowledgements";
                 return Err(self.violated(DisconnectReasonCode::ReceiveMaximumExceeded, what));
@@ -833,7 +833,7 @@ impl Session {
             self.pinged = Some(now);
         }
         self.settle(now);
-        Ok(packets)
+        Ok(messages)
     }
 
     fn unreadable(&mut self, error: &CodecError, connack: bool, input: &BytesMut) -> Lost {

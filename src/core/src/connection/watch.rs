@@ -1,0 +1,125 @@
+//! What an event loop waits for instead of a socket: one descriptor that is readable when the socket is, or, with
+//! much under way, a moment after the last read. Each packet that wakes us alone costs the broker a wake-up,
+//! and us two: what gathers meanwhile comes in one read and is answered in one write.
+//!
+//! An epoll set with a timer in it, so that the loop is free during that moment: its own timers know milliseconds.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use super::LULL;
+
+/// So many messages within that moment, and more are on their way.
+const BURST: usize = 4;
+/// A moment that brings fewer was not worth waiting for: with so little under way, all that comes comes at once.
+const YIELD: usize = 5;
+/// So many of those in a row, and each packet is news again ...
+const CALM: u32 = 20;
+/// ... for so long at least.
+const REST: Duration = Duration::from_millis(50);
+/// After a read of so many bytes the next one waits for nothing: that much has gathered meanwhile anyway.
+const PLENTY: usize = 16 * 1024;
+
+/// What is to wake the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Nothing: the I/O thread has the socket.
+    Off,
+    /// The socket; the timer not before `rest`. Messages that came since then.
+    Socket { since: Instant, messages: usize, rest: Instant },
+    /// The timer. Reads in a row that brought little.
+    Timer { calm: u32 },
+}
+
+#[derive(Debug)]
+pub(super) struct Watch {
+    set: Arc<OwnedFd>,
+    timer: OwnedFd,
+    socket: Arc<OwnedFd>,
+    mode: Mode,
+}
+
+impl Watch {
+    /// Watches nothing yet.
+    pub fn new(socket: Arc<OwnedFd>) -> io::Result<Self> {
+        let set = epoll::create(CreateFlags::CLOEXEC)?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        epoll::add(&set, &timer, EventData::new_u64(0), EventFlags::IN)?;
+        Ok(Self { set: Arc::new(set), timer, socket, mode: Mode::Off })
+    }
+
+    /// What the loop waits for.
+    pub const fn set(&self) -> &Arc<OwnedFd> {
+        &self.set
+    }
+
+    pub const fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
+    }
+
+    /// From now on the loop has the socket.
+    pub fn start(&mut self) -> io::Result<()> {
+        self.stop();
+        epoll::add(&self.set, &self.socket, EventData::new_u64(0), EventFlags::IN)?;
+        let now = Instant::now();
+        self.mode = Mode::Socket { since: now, messages: 0, rest: now };
+        Ok(())
+    }
+
+    /// From now on it has not. An event that is not masked would wake it again and again.
+    pub fn stop(&mut self) {
+        if self.mode != Mode::Off {
+            let _ = epoll::delete(&self.set, &self.socket);
+            let _ = self.arm(0);
+            self.mode = Mode::Off;
+        }
+    }
+
+    /// The loop has read: says when it is to read again.
+    pub fn note(&mut self, messages: usize, bytes: usize, now: Instant) -> io::Result<()> {
+        match &mut self.mode {
+            Mode::Off => return Ok(()),
+            Mode::Socket { since, messages: before, rest } => {
+                if now.duration_since(*since) > LULL {
+                    (*since, *before) = (now, 0);
+                }
+                *before += messages;
+                if *before < BURST || now < *rest {
+                    return Ok(());
+                }
+                self.mask(EventFlags::empty())?;
+                self.mode = Mode::Timer { calm: 0 };
+            }
+            Mode::Timer { calm } if messages >= YIELD => *calm = 0,
+            Mode::Timer { calm } if *calm < CALM => *calm += 1,
+            Mode::Timer { .. } => {
+                self.mode = Mode::Socket { since: now, messages: 0, rest: now + REST };
+                self.arm(0)?;
+                return self.mask(EventFlags::IN);
+            }
+        }
+        self.arm(if bytes >= PLENTY { 1 } else { LULL.subsec_nanos() })
+    }
+
+    /// Lets the timer wake the loop once, in so many nanoseconds; with zero, not at all.
+    fn arm(&self, nanos: u32) -> io::Result<()> {
+        let once = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: Timespec { tv_sec: 0, tv_nsec: nanos.into() },
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+        Ok(())
+    }
+
+    fn mask(&self, events: EventFlags) -> io::Result<()> {
+        Ok(epoll::modify(&self.set, &self.socket, EventData::new_u64(0), events)?)
+    }
+}
