@@ -9,6 +9,7 @@ mod errors;
 mod logging;
 mod loopback;
 mod message;
+mod payload;
 mod requester;
 mod runtime;
 

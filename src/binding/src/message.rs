@@ -17,6 +17,7 @@ use reqtt_core::{Reply, ResponderOptions};
 
 use crate::bridge::Bridge;
 use crate::errors;
+use crate::payload::lend;
 
 /// One message with its MQTT 5 properties, as it came (section 3.3).
 ///
@@ -653,10 +654,10 @@ fn codecs(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
 /// Bytes of a bytes-like object.
 pub(crate) fn bytes_of(payload: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     if let Ok(payload) = payload.cast::<PyBytes>() {
-        return Ok(Bytes::copy_from_slice(payload.as_bytes()));
+        return Ok(lend(payload));
     }
     let payload = payload.py().get_type::<PyBytes>().call1((payload,))?;
-    Ok(Bytes::copy_from_slice(payload.cast::<PyBytes>()?.as_bytes()))
+    Ok(lend(payload.cast::<PyBytes>()?))
 }
 
 /// Puts a payload in; what is not bytes is encoded, and says what it is.
@@ -667,7 +668,7 @@ pub(crate) fn set_payload(
 ) -> PyResult<()> {
     let Some(payload) = payload else { return Ok(()) };
     if let Ok(payload) = payload.cast_exact::<PyBytes>() {
-        message.payload = Bytes::copy_from_slice(payload.as_bytes());
+        message.payload = lend(payload);
         return Ok(());
     }
     static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

@@ -28,7 +28,7 @@ pub(crate) use self::call::Call;
 use self::call::Slot;
 use self::wake::{Shared, WakeFd, WakeThread, Waker};
 use crate::client::secret;
-use crate::{errors, logging, message, runtime};
+use crate::{errors, logging, message, payload, runtime};
 
 /// What a waiting call stands for; the event that ends it is translated accordingly.
 pub(crate) enum Waiting {
@@ -541,6 +541,7 @@ impl Bridge {
             }
         }
         this.lock().events = events;
+        payload::take_back(slf.py());
         Ok(())
     }
 }
