@@ -34,8 +34,6 @@ from typing import (
     get_origin,
 )
 
-import msgspec
-
 from reqtt import codecs
 from reqtt._core import Request, Response, parse_filter
 from reqtt._status import error_reply, wire_status
@@ -48,8 +46,12 @@ from reqtt.errors import (
 )
 
 if TYPE_CHECKING:
+    import msgspec
+
     from reqtt import Client
     from reqtt.journal import Journal
+else:
+    from reqtt import _msgspec as msgspec
 
 __all__ = ["Middleware", "ResponderSpec", "Router", "collect", "compile_runner", "responder"]
 

@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from reqtt._workers import Workers
@@ -21,6 +20,7 @@ from reqtt.errors import ClientClosed, ConnectionLost, ReqttError
 from reqtt.responder import Middleware, ResponderSpec, collect, compile_runner
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from reqtt._options import ClientOptions
@@ -260,6 +260,8 @@ def _journal_file(
             raise ValueError('deduplicate_file= is for handlers with deduplicate="disk": there is none')
         return None
     if given is not None:
+        from pathlib import Path
+
         return Path(given)
     client_id = client_id or client.client_id
     if not client_id:
