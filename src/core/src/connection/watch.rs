@@ -21,11 +21,17 @@ const BURST: usize = 4;
 /// A moment that brings fewer was not worth waiting for: with so little under way, all that comes comes at once.
 const YIELD: usize = 5;
 /// So many of those in a row, and each packet is news again ...
-const CALM: u32 = 20;
+const CALM: u32 = 40;
 /// ... for so long at least.
 const REST: Duration = Duration::from_millis(50);
 /// After a read of so many bytes the next one waits for nothing: that much has gathered meanwhile anyway.
 const PLENTY: usize = 16 * 1024;
+
+/// How long what comes may gather. With more under way each of them waits for longer in any case.
+fn lull(awaited: usize) -> Duration {
+    let each = LULL / 40;
+    each.saturating_mul(awaited.try_into().unwrap_or(u32::MAX)).clamp(LULL, 3 * LULL)
+}
 
 /// What is to wake the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +89,8 @@ impl Watch {
         }
     }
 
-    /// The loop has read: says when it is to read again.
-    pub fn note(&mut self, messages: usize, bytes: usize, now: Instant) -> io::Result<()> {
+    /// The loop has read, and so many requests are still `awaited`: says when it is to read again.
+    pub fn note(&mut self, messages: usize, bytes: usize, awaited: usize, now: Instant) -> io::Result<()> {
         match &mut self.mode {
             Mode::Off => return Ok(()),
             Mode::Socket { since, messages: before, rest } => {
@@ -106,7 +112,8 @@ impl Watch {
                 return self.mask(EventFlags::IN);
             }
         }
-        self.arm(if bytes >= PLENTY { 1 } else { LULL.subsec_nanos() })
+        let nanos = if bytes >= PLENTY { 1 } else { lull(awaited).as_nanos() };
+        self.arm(nanos.try_into().unwrap_or(1))
     }
 
     /// Lets the timer wake the loop once, in so many nanoseconds; with zero, not at all.
