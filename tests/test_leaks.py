@@ -14,6 +14,11 @@ from support.footprint import descriptors, native_threads
 from support.waiting import eventually
 
 
+@reqtt.responder("echo")
+async def echo(payload: bytes) -> bytes:
+    return payload
+
+
 def threads_and_descriptors() -> tuple[int, int, int]:
     return threading.active_count(), native_threads(), descriptors()
 
@@ -45,11 +50,7 @@ async def test_a_large_payload_is_lent_not_kept(own_loopback: Any, scheme: str) 
     body = bytes(range(256)) * 4096
     before = sys.getrefcount(body)
 
-    @reqtt.responder("echo")
-    async def echo(payload: bytes) -> bytes:
-        return payload
-
-    url = broker.url if scheme == "mqtt" else broker.ws_url
+    url = broker.url if scheme == "mqtt" else broker.loopback.ws_url
     async with reqtt.Responder(url, [echo]), reqtt.Requester(url) as req:
         for _ in range(10):
             assert (await req.request("echo", body)).payload == body
@@ -65,7 +66,7 @@ async def test_a_lent_payload_that_was_never_sent_comes_back(own_loopback: Any) 
     body = bytes(1_000_000)
     before = sys.getrefcount(body)
     async with reqtt.Requester(broker.url, reconnect=reqtt.Reconnect(initial=30, max=30)) as req:
-        broker.cut()
+        broker.loopback.cut()
         await eventually(lambda: not req.client.connected)
         with pytest.raises(reqtt.ResponseTimeout):
             await req.request("echo", body, timeout=0.1)
