@@ -61,7 +61,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CallNext: TypeAlias = Callable[[Request], Awaitable[Response]]
 Middleware: TypeAlias = Callable[[Request, CallNext], Awaitable[Response]]
-"""`async def (request, call_next) -> Response`: runs around the handler; the first one is outermost."""
+"""`async def (request, call_next) -> Response`: runs around the handler; the first one is outermost.
+
+An object with a method `for_responder(spec)` is asked for one for each handler: that is how it learns the filter.
+"""
 
 Runner: TypeAlias = Callable[[Request], Coroutine[Any, Any, None]]
 Reply: TypeAlias = tuple[bytes, int, str | None, int | None, Sequence[tuple[str, str]]]
@@ -899,6 +902,7 @@ def compile_runner(
     for layer in middleware:
         if not callable(layer):
             raise TypeError(f"middleware must be `async def (request, call_next) -> Response`, not {layer!r}")
+    middleware = [_for_responder(layer, spec) for layer in middleware]
     azure = interop == "azure"
     reply_to = _replier(spec, azure)
     handle = _handle(spec, client, executor)
@@ -1049,6 +1053,11 @@ def _with_middleware(
     for layer in reversed(middleware):
         chain = functools.partial(_call_layer, layer, chain)
     return chain
+
+
+def _for_responder(layer: Middleware, spec: ResponderSpec) -> Middleware:
+    make: Callable[[ResponderSpec], Middleware] | None = getattr(layer, "for_responder", None)
+    return layer if make is None else make(spec)
 
 
 def _call_layer(layer: Middleware, call_next: CallNext, request: Request) -> Awaitable[Response]:
