@@ -49,7 +49,7 @@ class Lifespans:
         having been left.
         """
         if not self._factories:
-            return
+            return None
         ready = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._live(app, ready), name="reqtt lifespan")
         try:

@@ -91,12 +91,8 @@ class Responder:
             raise ValueError("no handler is given: decorate a function with @responder('filter')")
         check_lifespan(lifespan)
         self.state: Any = SimpleNamespace() if state is None else state
-        self._lifespans = Lifespans(
-            [
-                *([] if lifespan is None else [lifespan]),
-                *(own for spec in self._specs for own in spec.lifespans),
-            ]
-        )
+        outer = () if lifespan is None else (lifespan,)
+        self._lifespans = Lifespans((*outer, *(own for spec in self._specs for own in spec.lifespans)))
         # Requests that are answered, and whose dependencies are being closed.
         self._finishing: set[asyncio.Task[Any]] = set()
         self.client, self._owns_client = own_or_shared(client, client_options)
