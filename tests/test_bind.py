@@ -22,7 +22,8 @@ import pytest
 from reqtt import codecs, errors
 from reqtt._core import Request, Response
 from reqtt.errors import InvalidTopic, RequestError
-from reqtt.responder import ResponderSpec, Router, collect, compile_runner, responder
+from reqtt.responder import ResponderSpec, compile_runner, responder
+from reqtt.router import Router, collect
 
 Client = type("Client", (), {"__module__": "reqtt.client"})
 CLIENT = Client()

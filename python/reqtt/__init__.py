@@ -28,6 +28,8 @@ from reqtt.client import (
     TlsOptions,
     Will,
 )
+from reqtt.dependencies import Depends
+from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
 from reqtt.errors import (
     BadRequest,
     ClientClosed,
@@ -50,8 +52,11 @@ from reqtt.errors import (
     UnsupportedContentType,
 )
 from reqtt.gather import Gather
+from reqtt.lifespan import Lifespan
+from reqtt.middleware import OutgoingRequest, RequesterMiddleware
 from reqtt.requester import Requester, ResponseTopic
-from reqtt.responder import Middleware, Router, responder
+from reqtt.responder import Middleware, responder
+from reqtt.router import Router
 from reqtt.serving import Responder
 
 __all__ = [
@@ -65,14 +70,20 @@ __all__ = [
     "ConnectionEvent",
     "ConnectionLost",
     "DecodeError",
+    "Depends",
     "Disconnected",
+    "Discovery",
     "Gather",
+    "HandlerInfo",
+    "HandlerStats",
     "InvalidResponse",
     "InvalidTopic",
+    "Lifespan",
     "Message",
     "Middleware",
     "NoMatchingSubscribers",
     "NotFound",
+    "OutgoingRequest",
     "PacketTooLarge",
     "Properties",
     "PubAck",
@@ -86,7 +97,9 @@ __all__ = [
     "Request",
     "RequestError",
     "Requester",
+    "RequesterMiddleware",
     "Responder",
+    "ResponderInfo",
     "Response",
     "ResponseTimeout",
     "ResponseTopic",
@@ -100,6 +113,7 @@ __all__ = [
     "Will",
     "__version__",
     "codecs",
+    "discover",
     "responder",
 ]
 

@@ -20,7 +20,8 @@ from reqtt import codecs
 from reqtt._core import Response
 from reqtt._schemas import Schemas
 from reqtt._status import PROBLEM_JSON
-from reqtt.responder import ResponderSpec, collect
+from reqtt.responder import ResponderSpec
+from reqtt.router import collect
 from reqtt.serving import Responder
 
 __all__ = ["document", "page", "render"]
@@ -67,7 +68,9 @@ def document(
         if not isinstance(text, str) or not text:
             raise ValueError(f"{name} must be a text that is not empty, not {text!r}")
     if isinstance(handlers, Responder):
-        specs = handlers._specs
+        # Without those by which it answers discovery.
+        presence = handlers._presence
+        specs = handlers._specs if presence is None else list(presence._specs)
         servers = handlers.client._connection.url if servers is None else servers
     else:
         specs = collect(handlers)
@@ -231,9 +234,8 @@ def _words(spec: ResponderSpec) -> Document:
         words["summary"] = summary.strip()
     if rest.strip():
         words["description"] = rest.strip()
-    tags = getattr(spec, "tags", ())
-    if tags:
-        words["tags"] = [{"name": tag} for tag in tags]
+    if spec.tags:
+        words["tags"] = [{"name": tag} for tag in spec.tags]
     return words
 
 
