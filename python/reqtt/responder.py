@@ -735,11 +735,18 @@ def _error(
     return payload, wire_status(status, interop_azure), content_type, 1, properties
 
 
+def facts(spec: ResponderSpec, request: Request) -> dict[str, str]:
+    """The fields of a log record, for logs that are no text."""
+    return {"responder": spec.name, "topic_filter": spec.topic_filter, "topic": request.topic}
+
+
 def _failure(spec: ResponderSpec, request: Request, error: BaseException, interop_azure: bool) -> Reply:
     """What the requester learns of an exception. Inner detail stays in the log."""
     match error:
         case _Rejected():
-            _log.debug("%s: request on %r rejected: %s", spec.name, request.topic, error)
+            _log.debug(
+                "%s: request on %r rejected: %s", spec.name, request.topic, error, extra=facts(spec, request)
+            )
             return _error(error.status, error.message, interop_azure, application=False, about=error.about)
         case RequestError():
             return _error(
@@ -749,7 +756,11 @@ def _failure(spec: ResponderSpec, request: Request, error: BaseException, intero
             return _error(error.status, str(error), interop_azure, application=False)
         case ResponseTimeout():
             _log.warning(
-                "%s: its own request to %r timed out (request on %r)", spec.name, error.topic, request.topic
+                "%s: its own request to %r timed out (request on %r)",
+                spec.name,
+                error.topic,
+                request.topic,
+                extra=facts(spec, request),
             )
             return _error(504, "a request of the handler timed out", interop_azure, application=True)
         case RemoteError():
@@ -758,10 +769,17 @@ def _failure(spec: ResponderSpec, request: Request, error: BaseException, intero
                 spec.name,
                 error.status,
                 request.topic,
+                extra=facts(spec, request),
             )
             return _error(502, "a request of the handler failed", interop_azure, application=True)
         case _:
-            _log.error("%s failed (request on %r)", spec.name, request.topic, exc_info=error)
+            _log.error(
+                "%s failed (request on %r)",
+                spec.name,
+                request.topic,
+                exc_info=error,
+                extra=facts(spec, request),
+            )
             return _error(500, "internal error", interop_azure, application=True)
 
 
@@ -854,7 +872,11 @@ def _once(run: Runner, spec: ResponderSpec, azure: bool, journal: Callable[[], J
             raise
         except Exception as error:
             _log.error(
-                "%s: request on %s not run: it cannot be recorded", spec.name, request.topic, exc_info=error
+                "%s: request on %s not run: it cannot be recorded",
+                spec.name,
+                request.topic,
+                exc_info=error,
+                extra=facts(spec, request),
             )
             request._reply(
                 *_error(503, "the request cannot be recorded, and was not run", azure, application=False)
@@ -867,7 +889,10 @@ def _once(run: Runner, spec: ResponderSpec, azure: bool, journal: Callable[[], J
             return answer[1]
         else:
             _log.error(
-                "%s: request on %s came again: it was interrupted, and is not run", spec.name, request.topic
+                "%s: request on %s came again: it was interrupted, and is not run",
+                spec.name,
+                request.topic,
+                extra=facts(spec, request),
             )
             message = "interrupted before it was answered: whether the request took effect is not known"
             request._reply(*_error(500, message, azure, application=True))
@@ -884,7 +909,13 @@ async def _record(journal: Journal, spec: ResponderSpec, request: Request, reply
         # The handler is done, and so is its request: it is answered all the same.
         pass
     except Exception as error:
-        _log.error("%s: the answer to %s cannot be recorded", spec.name, request.topic, exc_info=error)
+        _log.error(
+            "%s: the answer to %s cannot be recorded",
+            spec.name,
+            request.topic,
+            exc_info=error,
+            extra=facts(spec, request),
+        )
 
 
 def _send_failed(spec: ResponderSpec, request: Request, error: Exception, azure: bool) -> None:
