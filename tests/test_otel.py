@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 import reqtt
-from reqtt import Client, Request, RequestError, Requester, Response, Router, otel, responder
+from reqtt import Client, Request, Requester, RequestError, Response, Router, otel, responder
 from reqtt.otel import TracingMiddleware
 from support.waiting import eventually
 
@@ -293,7 +293,9 @@ async def test_a_topic_is_nowhere_else(
     assert "secret" not in "".join(span.to_json() for span in await spans.take(2))
 
 
-@pytest.mark.parametrize("parent", ["", "nonsense", PARENT + "-more", "00-" + "0" * 32 + PARENT[35:], "ff" + PARENT[2:]])
+@pytest.mark.parametrize(
+    "parent", ["", "nonsense", PARENT + "-more", "00-" + "0" * 32 + PARENT[35:], "ff" + PARENT[2:]]
+)
 async def test_a_broken_context_begins_a_new_trace(
     broker: Any, serving: Factory, raw: Factory, topic: str, tracing: Any, spans: Spans, parent: str
 ) -> None:

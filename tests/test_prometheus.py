@@ -63,9 +63,7 @@ async def test_requests_are_counted_by_filter_and_status_on_both_sides(
 
     # One for each side: they share their metrics.
     await serving(broker, power, middleware=[MetricsMiddleware(registry=metrics.registry)])
-    req = await requester(
-        broker, middleware=[MetricsMiddleware(filters=[name], registry=metrics.registry)]
-    )
+    req = await requester(broker, middleware=[MetricsMiddleware(filters=[name], registry=metrics.registry)])
     for device, status in (("lamp", 200), ("fan", 200), ("silent", 204), ("unknown", 404), ("broken", 500)):
         if status < 400:
             await req.request(f"{topic}/{device}/power", "ON")
@@ -227,7 +225,13 @@ async def test_the_counters_of_a_client_are_read_when_prometheus_asks(
         await asyncio.to_thread(server.shutdown)
         server.server_close()
         thread.join()
-    for counter, value in (("requests", 2), ("responses", 1), ("duplicates", 1), ("timeouts", 1), ("late", 1)):
+    for counter, value in (
+        ("requests", 2),
+        ("responses", 1),
+        ("duplicates", 1),
+        ("timeouts", 1),
+        ("late", 1),
+    ):
         assert f'reqtt_client_{counter}_total{{client="panel"}} {value}.0' in text
     assert 'reqtt_client_connected{client="panel"} 1.0' in text
     await req.close()
@@ -289,7 +293,7 @@ def test_what_cannot_be_is_refused(metrics: Metrics) -> None:
         watch("mqtt://localhost", "panel", registry=metrics.registry)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="name"):
         watch(reqtt.Client(), "", registry=metrics.registry)
-    assert BUCKETS == tuple(sorted(BUCKETS))
+    assert tuple(sorted(BUCKETS)) == BUCKETS
 
 
 async def test_one_registry_has_one_set_of_buckets(metrics: Metrics) -> None:

@@ -52,7 +52,11 @@ async def test_it_is_told_only_to_who_asks(
     req = await requester(broker, middleware=[TimingMiddleware()])
     response = await req.request(topic, user_properties={"b": "2"})
     assert breakdown(response) is not None
-    assert (response.text, response.content_type, response.user_properties[0]) == ("done", "text/x", ("a", "1"))
+    assert (response.text, response.content_type, response.user_properties[0]) == (
+        "done",
+        "text/x",
+        ("a", "1"),
+    )
 
 
 async def test_a_request_that_does_not_expire_has_no_known_queue(

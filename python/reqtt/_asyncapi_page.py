@@ -38,7 +38,7 @@ def page(document: dict[str, Any]) -> str:
     info = document["info"]
     title = escape(info["title"])
     parts = [
-        f'<h1>{title} <small>{escape(info["version"])}</small></h1>',
+        f"<h1>{title} <small>{escape(info['version'])}</small></h1>",
         _paragraph(info.get("description")),
         '<p class="soft">Request and response over MQTT 5: a request is published to the address with a Response'
         " Topic and Correlation Data, and its response comes back there with the same Correlation Data.</p>",
@@ -53,7 +53,9 @@ def page(document: dict[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -137,7 +139,8 @@ def _properties(schema: Any) -> str:
     required = schema.get("required", ())
     rows = [
         (
-            f"<code>{escape(name)}</code>" + ("" if name in required else ' <span class="soft">optional</span>'),
+            f"<code>{escape(name)}</code>"
+            + ("" if name in required else ' <span class="soft">optional</span>'),
             _type(value),
             escape(value.get("description", "")) if isinstance(value, dict) else "",
         )

@@ -278,9 +278,7 @@ def _request(schemas: Schemas, spec: ResponderSpec, body: Any) -> Document:
         argument = next(argument for argument in spec.arguments if argument.source == "body")
         if argument.default is not _EMPTY:
             message["description"] = "The payload may be empty."
-    message["headers"] = _headers(
-        responseTopic=_RESPONSE_TOPIC, correlationData=_CORRELATION_DATA
-    )
+    message["headers"] = _headers(responseTopic=_RESPONSE_TOPIC, correlationData=_CORRELATION_DATA)
     message["correlationId"] = _correlation_id()
     message["bindings"] = _bindings(message, responseTopic=_RESPONSE_TOPIC)
     return message

@@ -71,8 +71,8 @@ def inject(user_properties: Properties = (), context: Context | None = None) -> 
 def extract(user_properties: Sequence[tuple[str, str]]) -> Context:
     """The context that a message brought; an empty one where it brought none, or a broken one.
 
-        async for message in messages:
-            with tracer.start_as_current_span("event", extract(message.user_properties)): ...
+    async for message in messages:
+        with tracer.start_as_current_span("event", extract(message.user_properties)): ...
     """
     # Not the current context: that is of whoever opened the connection.
     return propagate.extract(user_properties, Context(), _GETTER)
@@ -136,9 +136,7 @@ class TracingMiddleware:
             set_status_on_exception=False,
         ) as span:
             try:
-                response = await call_next(
-                    request.replace(user_properties=inject(request.user_properties))
-                )
+                response = await call_next(request.replace(user_properties=inject(request.user_properties)))
             except BaseException as error:
                 outcome = request_outcome(error)
                 if isinstance(outcome, int):

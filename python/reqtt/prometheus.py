@@ -79,13 +79,17 @@ class _Side:
 
     def __init__(self, side: str, registry: CollectorRegistry, buckets: Sequence[float]) -> None:
         self.requests = Counter(
-            f"reqtt_{side}_requests", f"Requests of the {side} that have ended", ["filter", "status"],
+            f"reqtt_{side}_requests",
+            f"Requests of the {side} that have ended",
+            ["filter", "status"],
             registry=registry,
         )
         self.duration = Histogram(
             f"reqtt_{side}_duration_seconds",
             "From the call of request() to its end" if side == "requester" else "Time in the handler",
-            ["filter"], buckets=buckets, registry=registry,
+            ["filter"],
+            buckets=buckets,
+            registry=registry,
         )
         self.in_flight = Gauge(
             f"reqtt_{side}_in_flight", f"Requests of the {side} under way", ["filter"], registry=registry
@@ -93,8 +97,11 @@ class _Side:
         self.wait = None
         if side == "responder":
             self.wait = Histogram(
-                "reqtt_responder_wait_seconds", "From the arrival of a request to the start of its handler",
-                ["filter"], buckets=buckets, registry=registry,
+                "reqtt_responder_wait_seconds",
+                "From the arrival of a request to the start of its handler",
+                ["filter"],
+                buckets=buckets,
+                registry=registry,
             )
         self._series: dict[str, _Series] = {}
 
@@ -117,7 +124,9 @@ class _Metrics:
 
     def side(self, side: str, buckets: tuple[float, ...]) -> _Side:
         if self.buckets is not None and self.buckets != buckets:
-            raise ValueError(f"this registry has buckets={self.buckets} already: give the same, or another registry")
+            raise ValueError(
+                f"this registry has buckets={self.buckets} already: give the same, or another registry"
+            )
         self.buckets = buckets
         if side not in self._sides:
             self._sides[side] = _Side(side, self._registry, buckets)
@@ -275,7 +284,9 @@ class _Clients(Collector):
             for name, counted in stats:
                 family.add_metric([name], getattr(counted, field.name))
             yield family
-        connected = GaugeMetricFamily("reqtt_client_connected", "Whether there is a connection", labels=["client"])
+        connected = GaugeMetricFamily(
+            "reqtt_client_connected", "Whether there is a connection", labels=["client"]
+        )
         for name, client in clients:
             connected.add_metric([name], float(client.connected))
         yield connected

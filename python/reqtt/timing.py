@@ -1,8 +1,8 @@
 """Why is it slow? A responder says how long a request waited there and how long its handler ran, when asked.
 
-    async with Responder(URL, handlers, middleware=[TimingMiddleware()]):
-        response = await req.request("cmnd/lamp/power", "ON", user_properties=[ASK])
-        print(breakdown(response))
+async with Responder(URL, handlers, middleware=[TimingMiddleware()]):
+    response = await req.request("cmnd/lamp/power", "ON", user_properties=[ASK])
+    print(breakdown(response))
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class TimingMiddleware:
 def breakdown(response: Response) -> Timing | None:
     """Where the time of a request went; None where the responder does not say.
 
-        response = await req.request("cmnd/lamp/power", "ON", user_properties=[ASK])
-        print(breakdown(response))  # 12.4 ms (queue 0.1, handler 10.2, wire 2.1)
+    response = await req.request("cmnd/lamp/power", "ON", user_properties=[ASK])
+    print(breakdown(response))  # 12.4 ms (queue 0.1, handler 10.2, wire 2.1)
     """
     text = next((value for name, value in response.user_properties if name == _PROPERTY), "")
     found = _REPORT.fullmatch(text)
