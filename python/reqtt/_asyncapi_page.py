@@ -15,8 +15,8 @@ _STYLE: Final = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ef; --soft: #9aa5b8; --paper: #14181f;
   --card: #1d232d; --line: #333c4a; --mark: #6cb0ff; --bad: #ff8f8f; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; background: var(--paper);
+  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 h1 { margin: 0; } h1 small { color: var(--soft); font-size: 1rem; font-weight: normal; }
 h2 { margin: 2.5rem 0 1rem; border-bottom: 1px solid var(--line); }
 h3 { margin: 0; font-size: 1.1rem; } h4 { margin: 1rem 0 .25rem; color: var(--soft); font-size: .85rem;
@@ -30,7 +30,8 @@ code, pre { font: .9em/1.45 ui-monospace, monospace; overflow-wrap: anywhere; }
 table { width: 100%; border-collapse: collapse; } .wide { overflow-x: auto; }
 td, th { padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; } th { color: var(--soft); font-weight: normal; font-size: .85rem; }
-pre { overflow-x: auto; white-space: pre; } a { color: var(--mark); } p { margin: .25rem 0; white-space: pre-line; }
+pre { overflow-x: auto; white-space: pre; } a { color: var(--mark); }
+p { margin: .25rem 0; white-space: pre-line; }
 """
 
 
@@ -40,8 +41,9 @@ def page(document: dict[str, Any]) -> str:
     parts = [
         f"<h1>{title} <small>{escape(info['version'])}</small></h1>",
         _paragraph(info.get("description")),
-        '<p class="soft">Request and response over MQTT 5: a request is published to the address with a Response'
-        " Topic and Correlation Data, and its response comes back there with the same Correlation Data.</p>",
+        '<p class="soft">Request and response over MQTT 5: a request is published to the address with a'
+        " Response Topic and Correlation Data, and its response comes back there with the same Correlation"
+        " Data.</p>",
         _servers(document.get("servers", {})),
         "<h2>Requests</h2>",
         *(_operation(document, name, operation) for name, operation in document["operations"].items()),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reqtt import codecs
 from reqtt._core import parse_filter, topic_matches
@@ -37,13 +37,18 @@ CANCELLED = "cancelled"
 class Names:
     """The filters by which request topics are called: a topic itself may be one of millions.
 
-    The first filter that matches names the topic. Raises `InvalidTopic` for what is no filter.
+    The first filter that matches names the topic. What has a `topic_filter` stands for that. Raises
+    `InvalidTopic` for what is no filter.
     """
 
-    def __init__(self, filters: Iterable[str]) -> None:
+    def __init__(self, filters: Iterable[Any]) -> None:
         if isinstance(filters, str | bytes):
             raise TypeError(f"filters must be a sequence of topic filters: write ({filters!r},)")
-        self._filters = [(parse_filter(written)[0], written) for written in filters]
+        names: list[str] = [getattr(item, "topic_filter", item) for item in filters]
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"filters must be topic filters, not {name!r}")
+        self._filters = [(parse_filter(name)[0], name) for name in names]
 
     def of(self, topic: str) -> str | None:
         """The filter as it was written, `{captures}` included; None where none matches."""

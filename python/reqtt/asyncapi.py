@@ -47,9 +47,9 @@ def document(
 ) -> Document:
     """The AsyncAPI 3.0 document of handlers, ready for `json.dump`.
 
-    A handler is an operation: its docstring the text, its filter the address, its captures the parameters, its
-    annotations the schemas. A `+` or `#` in a filter becomes a parameter, too, as AsyncAPI knows no wildcards.
-    The reply goes to the Response Topic of the request (MQTT 5.0, section 4.10).
+    A handler is an operation: its docstring the text, its filter the address, its captures the parameters,
+    its annotations the schemas. A `+` or `#` in a filter becomes a parameter, too, as AsyncAPI knows no
+    wildcards. The reply goes to the Response Topic of the request (MQTT 5.0, section 4.10).
 
     Args:
         handlers: what `Responder` takes, or a `Responder`.

@@ -181,7 +181,7 @@ def compile_encoder(annotation: Any) -> Encoder:
 
 
 def content_of(annotation: Any) -> tuple[str, int | None] | None:
-    """Content Type and Payload Format Indicator of values annotated like this; None where each value decides."""
+    """Content Type and Payload Format Indicator of values annotated so; None where each value decides."""
     bare, _ = without_none(annotation)
     entry = _registered_for(bare)
     if entry is not None:

@@ -79,7 +79,7 @@ def extract(user_properties: Sequence[tuple[str, str]]) -> Context:
 
 
 class TracingMiddleware:
-    """Spans for a `Requester` (CLIENT), a `Responder` (SERVER, or CONSUMER without a Response Topic), or both.
+    """Spans for a `Requester` (CLIENT) and a `Responder` (SERVER; CONSUMER where no response is wanted).
 
     A handler's own request is a child of the handler's span. Names are of low cardinality: `respond <filter>`
     by the filter of the handler, `request <filter>` by the first of `filters` that matches, else `request`.

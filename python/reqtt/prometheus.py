@@ -14,9 +14,9 @@
 | `reqtt_responder_in_flight` | filter | handlers that run at this moment |
 | `reqtt_client_...` | client | what `Client.stats()` counts, and whether it is connected |
 
-Labels are bounded. `filter` is that of the handler, or the first of `filters` that matches a request's topic, else
-`other`; a topic never is a label. `status` is a number up to 599, or one of `timeout`, `no_subscribers`,
-`refused`, `connection`, `closed`, `cancelled`, `invalid`, `error`, `other`.
+Labels are bounded. `filter` is that of the handler, or the first of `filters` that matches a request's
+topic, else `other`; a topic never is a label. `status` is a number up to 599, or one of `timeout`,
+`no_subscribers`, `refused`, `connection`, `closed`, `cancelled`, `invalid`, `error`, `other`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class MetricsMiddleware:
         filters: how requests are called, e.g. `cmnd/{device}/power`; topic filters (section 4.7). A handler
             is called by its own.
         registry: where the metrics are; None: prometheus_client's own.
-        buckets: upper bounds of the histograms, in seconds, above 0, in order; the same for all in a registry.
+        buckets: upper bounds of the histograms, in seconds, above 0, in order; one set for a registry.
 
     Raises:
         InvalidTopic, TypeError: `filters` holds what is none.
@@ -234,7 +234,7 @@ async def _respond(request: Request, call_next: Any, series: _Series, spec: Resp
 
 
 def watch(client: Client, name: str, *, registry: CollectorRegistry | None = None) -> None:
-    """Shows the counters of a client (`Client.stats()`) with the label `client="<name>"`, as long as it lives.
+    """Shows the counters of a client (`Client.stats()`) under the label `client`, as long as it lives.
 
     They are read when Prometheus asks, so that nothing is spent in between.
 

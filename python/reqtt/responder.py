@@ -65,7 +65,7 @@ CallNext: TypeAlias = Callable[[Request], Awaitable[Response]]
 Middleware: TypeAlias = Callable[[Request, CallNext], Awaitable[Response]]
 """`async def (request, call_next) -> Response`: runs around the handler; the first one is outermost.
 
-An object with a method `for_responder(spec)` is asked for one for each handler: that is how it learns the filter.
+An object with a method `for_responder(spec)` is asked for one for each handler: so it learns the filter.
 """
 
 Runner: TypeAlias = Callable[[Request], Coroutine[Any, Any, int | None]]
