@@ -147,7 +147,7 @@ async def test_a_refusal_and_a_lost_connection_have_words(
         await req.request(f"{topic}/closed")
     proxy = await make_proxy(broker)
     req = await requester(proxy, middleware=middleware, reconnect=None)
-    await proxy.cut()
+    proxy.cut()
     with pytest.raises(reqtt.ConnectionLost):
         await req.request(f"{topic}/open")
     found = metrics.samples("reqtt_requester_requests_total")
@@ -213,7 +213,7 @@ async def test_the_counters_of_a_client_are_read_when_prometheus_asks(
     with pytest.raises(reqtt.ResponseTimeout):
         await req.request(topic, timeout=0.05)
     await peer.respond(await peer.receive())
-    await proxy.cut()
+    proxy.cut()
     await eventually(lambda: metrics.value("reqtt_client_reconnects_total", "panel") == 1)
     await eventually(lambda: metrics.value("reqtt_client_late_total", "panel") == 1)
     server, thread = start_http_server(0, addr="127.0.0.1", registry=metrics.registry)

@@ -71,7 +71,8 @@ def document(
         # Without those by which it answers discovery.
         presence = handlers._presence
         specs = handlers._specs if presence is None else list(presence._specs)
-        servers = handlers.client._connection.url if servers is None else servers
+        if servers is None and not (url := handlers.client._connection.url).startswith("unix:"):
+            servers = url
     else:
         specs = collect(handlers)
 
