@@ -326,7 +326,7 @@ async def test_the_document_is_true_of_the_wire(
     ):
         with pytest.raises(jsonschema.ValidationError):
             validate(made, operation, "request", json.dumps(value).encode())
-        response = await peer.request(where, json.dumps(value))
+        response = await peer.request(where, json.dumps(value), correlation_data=b"another")
         assert response.user("__stat") == "400"
         validate(made, operation, "error", response.payload)
 

@@ -111,8 +111,8 @@ async def test_what_is_under_way_and_how_long_it_takes(
 async def test_every_end_has_a_word(
     broker: Any, serving: Factory, requester: Factory, raw: Factory, topic: str, metrics: Metrics
 ) -> None:
+    await (await raw(broker)).subscribe(f"{topic}/silent")
     peer = await raw(broker)
-    await peer.subscribe(f"{topic}/silent")
     await peer.serve(f"{topic}/broken", user_properties=(("__stat", "abc"),))
     req = await requester(broker, middleware=[MetricsMiddleware(registry=metrics.registry, filters=["#"])])
 

@@ -70,7 +70,10 @@ async def test_a_request_that_does_not_expire_has_no_known_queue(
     peer = await raw(broker)
     report = (await peer.request(topic, user_properties=(ASK,))).user(ASK[0])
     assert report.startswith("handler=")
-    report = (await peer.request(topic, user_properties=(ASK,), message_expiry_interval=5)).user(ASK[0])
+    response = await peer.request(
+        topic, user_properties=(ASK,), message_expiry_interval=5, correlation_data=b"another"
+    )
+    report = response.user(ASK[0])
     assert report.startswith("queue=")
 
 

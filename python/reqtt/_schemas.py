@@ -73,7 +73,8 @@ class Schemas:
             raise NotImplementedError
         schema: Schema = codecs._pydantic_adapter(model).json_schema(ref_template=_PREFIX + "{model}")
         renamed = self._add(schema.pop("$defs", {}))
-        return _draft_07(schema, renamed)
+        found: Schema = _draft_07(schema, renamed)
+        return found
 
     def _by_pydantic(self, wanted: Sequence[tuple[Any, Mode]]) -> None:
         if not wanted:
