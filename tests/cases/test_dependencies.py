@@ -277,7 +277,7 @@ def test_what_nothing_can_fill_is_an_error_where_the_handler_is_decorated() -> N
     with pytest.raises(TypeError, match="goes into the annotation"):
 
         @responder("c")
-        async def as_default(value: Any = Depends(needs)) -> None: ...
+        async def as_default(value: Any = Depends(needs)) -> None: ...  # noqa: B008
 
 
 def test_a_dependency_on_itself_is_refused() -> None:

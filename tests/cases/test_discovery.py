@@ -151,7 +151,7 @@ async def test_counts_and_latencies_are_those_of_the_requests(
 
 async def test_it_is_off_by_default(proxy: Any, serving: Factory, requester: Factory, topic: str) -> None:
     await serving(proxy, echo(topic))
-    filters = [f for record in proxy.up(SUBSCRIBE) for f, _ in record.packet.filters]
+    filters = [f.topic_filter for record in proxy.up(SUBSCRIBE) for f in record.packet.filters]
     assert filters == [topic]
 
 
