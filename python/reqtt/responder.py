@@ -772,10 +772,11 @@ def compile_runner(
     interop: Literal["plain", "azure"] = "plain",
     journal: Callable[[], Journal] | None = None,
     app: Responder | None = None,
+    around: Callable[[Runner], Runner] | None = None,
 ) -> Runner:
     """The coroutine function that answers one request; to be run as a task of its own. `journal` gives what
     keeps answers beyond the life of the process, where the handler asks for that. `middleware` goes around
-    that of the routers.
+    that of the routers, and `around` around all that ends with the answer.
 
     It ends each request with one `_reply` or `_done`, and raises nothing but CancelledError,
     KeyboardInterrupt and SystemExit, after having answered.
@@ -827,6 +828,8 @@ def compile_runner(
         return reply[1]
 
     runner: Runner = run if journal is None else _once(run, spec, azure, journal)
+    if around is not None:
+        runner = around(runner)
     if opened is not None:
         runner = closing(runner, spec, opened, app)
     runner.__qualname__ = runner.__name__ = f"responder {spec.name}"
