@@ -213,6 +213,39 @@ async def test_middleware_that_calls_twice_gets_fresh_values_and_all_are_closed(
     await eventually(lambda: sorted(closed) == [0, 1])
 
 
+async def test_a_call_of_the_next_layer_after_the_answer_opens_nothing(
+    broker: Any, serving: Factory, requester: Factory, topic: str
+) -> None:
+    opened: list[str] = []
+    late: list[asyncio.Task[Response]] = []
+    go_on = asyncio.Event()
+
+    def session() -> Iterator[str]:
+        opened.append("session")
+        yield "session"
+
+    @responder(topic)
+    async def handler(value: Annotated[str, Depends(session)]) -> str:
+        return value
+
+    async def hasty(request: Request, call_next: Any) -> Response:
+        async def afterwards() -> Response:
+            await go_on.wait()
+            response: Response = await call_next(request)
+            return response
+
+        late.append(asyncio.create_task(afterwards()))
+        return Response("at once")
+
+    await serving(broker, handler, middleware=[hasty])
+    req = await requester(broker)
+    assert (await req.request(topic)).text == "at once"
+    go_on.set()
+    with pytest.raises(RuntimeError, match="answered already"):
+        await late[0]
+    assert opened == []
+
+
 async def test_closing_waits_for_generators_and_they_have_the_state_of_the_app(
     broker: Any, requester: Factory, topic: str
 ) -> None:
