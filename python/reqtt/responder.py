@@ -861,7 +861,8 @@ def _once(run: Runner, spec: ResponderSpec, azure: bool, journal: Callable[[], J
             return await run(request)
         if isinstance(answer, tuple):
             request._reply(*answer)
-            return answer[1]
+            status: int = answer[1]
+            return status
         else:
             _log.error(
                 "%s: request on %s came again: it was interrupted, and is not run", spec.name, request.topic

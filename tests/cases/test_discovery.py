@@ -92,7 +92,7 @@ async def test_a_peer_without_reqtt_reads_the_answers(
     await serving(broker, echo(topic), discovery=Discovery("echo", version="2", prefix=prefix))
     peer = await raw(broker)
     response = await peer.request(f"{prefix}/ping", b"")
-    assert response.content_type == "application/json"
+    assert response.properties["content_type"] == "application/json"
     body = json.loads(response.payload)
     assert (body["type"], body["name"], body["version"]) == ("reqtt.discovery.v1", "echo", "2")
     response = await peer.request(f"{prefix}/stats/echo/{body['id']}", b"")

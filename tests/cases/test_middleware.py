@@ -199,8 +199,8 @@ async def test_the_request_goes_through_the_layers_in_order_and_can_be_changed(
         ("b", f"{topic}/xa", 3, (("k", "v"), ("a", "1"))),
     ]
     [sent] = proxy.up(PUBLISH, f"{topic}/xab")
-    assert sent.packet.content_type == "text/x-marked"
-    assert sent.packet.message_expiry_interval == 3
+    assert sent.packet.properties["content_type"] == "text/x-marked"
+    assert sent.packet.properties["message_expiry_interval"] == 3
 
 
 async def test_a_layer_may_answer_by_itself_and_nothing_is_sent(
