@@ -138,7 +138,7 @@ class Connection:
     def respond(
         self,
         topic_filter: str,
-        runner: Callable[[Request], Coroutine[Any, Any, None]],
+        runner: Callable[[Request], Coroutine[Any, Any, object]],
         *,
         group: str | None,
         qos: int,

@@ -175,12 +175,12 @@ class _Steps:
         return lambda request, values: source(request)
 
 
-# By the identity of a request that runs: its generators, and what was raised past them.
+# By the identity of each request that runs.
 Open: TypeAlias = "dict[int, list[_Scope]]"
 
 
 class _Scope:
-    """The generators of one run of a handler. Middleware may run it more than once."""
+    """The generators of one run of a handler, and what was raised there. Middleware may run it again."""
 
     def __init__(self) -> None:
         self.stack = contextlib.AsyncExitStack()
@@ -219,8 +219,11 @@ def resolving(
     opened: Open = {}
 
     async def handle_and_keep(request: Request) -> Any:
+        scopes = opened.get(id(request))
+        if scopes is None:
+            raise RuntimeError("call_next was called when the request was answered already")
         scope = _Scope()
-        opened.setdefault(id(request), []).append(scope)
+        scopes.append(scope)
         values: list[Any] = []
         try:
             for kind, call in steps:
@@ -245,10 +248,12 @@ def closing(run: Runner, spec: ResponderSpec, opened: Open, app: Responder | Non
     finishing: set[Any] = set() if app is None else app._finishing
 
     async def run_and_close(request: Request) -> int | None:
+        scopes = opened[id(request)] = []
         try:
             return await run(request)
         finally:
-            if scopes := opened.pop(id(request), None):
+            del opened[id(request)]
+            if scopes:
                 # The connection does not count an answered request any more: the responder waits for this.
                 task = asyncio.current_task()
                 finishing.add(task)

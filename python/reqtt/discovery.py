@@ -7,11 +7,12 @@ began, when it was answered and with which status, and nothing that is in it.
 from __future__ import annotations
 
 import datetime
+import functools
 import logging
 import secrets
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -252,9 +253,9 @@ class Presence:
                     " give this one a client or a prefix of its own, or serve all handlers by one Responder"
                 )
 
-    def counting(self, runners: Sequence[Runner]) -> list[Runner]:
-        """The runners, one for each specification, with their requests counted."""
-        return [_counted(runner, count) for runner, count in zip(runners, self._counts, strict=True)]
+    def counting(self, number: int) -> Callable[[Runner], Runner]:
+        """Makes the runner of a specification count its requests."""
+        return functools.partial(_counted, count=self._counts[number])
 
     def handlers(self) -> list[ResponderSpec]:
         """The specifications of its own handler."""

@@ -42,7 +42,6 @@ class Lifespans:
         # A router may be included twice.
         self._factories = tuple(dict.fromkeys(factories))
         self._task: asyncio.Task[None] | None = None
-        self._leave = asyncio.Event()
 
     async def enter(self, app: Responder, on_early_end: Callable[[], object]) -> None:
         """Enters all, or none: raises what one of them raises. `on_early_end` is called if they end without
@@ -50,6 +49,7 @@ class Lifespans:
         """
         if not self._factories:
             return None
+        self._leave = asyncio.Event()
         ready = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._live(app, ready), name="reqtt lifespan")
         try:
@@ -57,6 +57,8 @@ class Lifespans:
         except asyncio.CancelledError:
             task.cancel()
             await asyncio.wait((task,))
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("a lifespan failed while it was cancelled", exc_info=error)
             raise
         if not ready.done():
             return await task

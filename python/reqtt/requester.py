@@ -136,7 +136,8 @@ class Requester(_core.Requester):
             from reqtt.middleware import layered
 
             # Only here: other requesters keep the native one.
-            self.request = layered(functools.partial(type(self).request, self), middleware)  # type: ignore[method-assign]
+            send = functools.partial(type(self).request, self)
+            self.request = layered(send, middleware)  # type: ignore[method-assign, assignment]
 
     def __repr__(self) -> str:
         return f"<reqtt.Requester on {self.client!r}>"

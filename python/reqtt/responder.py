@@ -795,10 +795,11 @@ def compile_runner(
     interop: Literal["plain", "azure"] = "plain",
     journal: Callable[[], Journal] | None = None,
     app: Responder | None = None,
+    around: Callable[[Runner], Runner] | None = None,
 ) -> Runner:
     """The coroutine function that answers one request; to be run as a task of its own. `journal` gives what
     keeps answers beyond the life of the process, where the handler asks for that. `middleware` goes around
-    that of the routers.
+    that of the routers, and `around` around all that ends with the answer.
 
     It ends each request with one `_reply` or `_done`, and raises nothing but CancelledError,
     KeyboardInterrupt and SystemExit, after having answered.
@@ -851,6 +852,8 @@ def compile_runner(
         return reply[1]
 
     runner: Runner = run if journal is None else _once(run, spec, azure, journal)
+    if around is not None:
+        runner = around(runner)
     if opened is not None:
         runner = closing(runner, spec, opened, app)
     runner.__qualname__ = runner.__name__ = f"responder {spec.name}"
@@ -886,7 +889,8 @@ def _once(run: Runner, spec: ResponderSpec, azure: bool, journal: Callable[[], J
             return await run(request)
         if isinstance(answer, tuple):
             request._reply(*answer)
-            return answer[1]
+            status: int = answer[1]
+            return status
         else:
             _log.error(
                 "%s: request on %s came again: it was interrupted, and is not run",

@@ -103,6 +103,12 @@ class Responder:
             self._specs, deduplicate_file, client_options.get("client_id"), self.client
         )
         self._journal: Journal | None = None
+        self._presence: Presence | None = None
+        if discovery is not None:
+            # Imported by those who need it.
+            from reqtt.discovery import Presence
+
+            self._presence = Presence(discovery, self._specs)
         # Compiled now: a middleware that is none must not surface with the first request.
         self._executor = _executor(self._specs)
         self._runners = [
@@ -114,16 +120,11 @@ class Responder:
                 interop=interop,
                 journal=self._opened_journal,
                 app=self,
+                around=None if self._presence is None else self._presence.counting(number),
             )
-            for spec in self._specs
+            for number, spec in enumerate(self._specs)
         ]
-        self._presence: Presence | None = None
-        if discovery is not None:
-            # Imported by those who need it.
-            from reqtt.discovery import Presence
-
-            self._presence = Presence(discovery, self._specs)
-            self._runners = self._presence.counting(self._runners)
+        if self._presence is not None:
             own = self._presence.handlers()
             self._specs += own
             self._runners += [compile_runner(spec, client=self.client, executor=None) for spec in own]
