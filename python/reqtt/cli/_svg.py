@@ -75,4 +75,5 @@ class Drawing:
     def _svg(self, style: str) -> str:
         body = "\n".join(self._parts)
         title = f"<title>{clean(self._title)}</title>"
-        return f'<svg xmlns="http://www.w3.org/2000/svg" {self._size} role="img">\n{title}\n{style}{body}\n</svg>'
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" {self._size} role="img">'
+        return f"{head}\n{title}\n{style}{body}\n</svg>"
