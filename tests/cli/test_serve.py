@@ -49,10 +49,9 @@ def folder(tmp_path: Path, topic: str) -> Path:
 
 
 async def ready(child: Child, workers: int) -> None:
-    """Each worker says so. Log lines begin with the date."""
+    """Each worker says so."""
     for _ in range(workers):
-        while " serving" not in await child.line("20"):
-            continue
+        await child.line_with(" serving ")
 
 
 async def test_one_process_serves_a_module(broker: Any, requester: Factory, folder: Path, topic: str) -> None:
@@ -60,7 +59,7 @@ async def test_one_process_serves_a_module(broker: Any, requester: Factory, fold
     async with running("serve", "service", "-u", broker.url, "--access-log", cwd=folder) as child:
         await ready(child, 1)
         assert (await req.request(f"{topic}/pid", response_type=int)) == child.process.pid
-        line = await child.line("20")
+        line = await child.line_with(" request ")
         assert re.search(rf"INFO +reqtt\.serve request topic={topic}/pid status=200 ms=[\d.]+$", line), line
         asking = asyncio.ensure_future(req.request(f"{topic}/slow"))
         await eventually((folder / "begun").exists)
@@ -98,10 +97,10 @@ async def test_two_workers_share_and_a_killed_one_comes_back(
         if broker.loopback is not None:
             assert {"lights-1", "lights-2"} <= set(broker.loopback.connections())
         for pid in before:
-            assert b"never-shown" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert b"never-shown" not in command_line(pid)
         victim = min(before)
         os.kill(victim, signal.SIGKILL)
-        ended = await line_with(child, "worker ended")
+        ended = await child.line_with("worker ended")
         assert "code=-9" in ended
         assert 'again="in 0.5 s"' in ended
         await ready(child, 1)
@@ -113,8 +112,7 @@ async def test_two_workers_share_and_a_killed_one_comes_back(
         assert await child.end(signal.SIGTERM) == 0
         assert (await asking).text == "done"
         assert "never-shown" not in "\n".join(child.lines)
-    for pid in after:
-        assert not Path(f"/proc/{pid}").exists()
+    assert all(map(gone, after))
 
 
 async def test_workers_end_with_their_supervisor(
@@ -125,7 +123,7 @@ async def test_workers_end_with_their_supervisor(
         await ready(child, 2)
         pid = await req.request(f"{topic}/pid", response_type=int)
         await child.end(signal.SIGKILL)
-        await eventually(lambda: not Path(f"/proc/{pid}").exists())
+        await eventually(lambda: gone(pid))
 
 
 async def test_reload_serves_what_the_file_says_now(
@@ -137,14 +135,14 @@ async def test_reload_serves_what_the_file_says_now(
         await ready(child, 1)
         assert (await req.request(f"{topic}/answer")).text == "first"
         source.write_text(source.read_text().replace('"first"', '"second"'))
-        assert "file=service.py" in await line_with(child, "changed")
+        assert "file=service.py" in await child.line_with("changed")
         await ready(child, 1)
         assert (await req.request(f"{topic}/answer")).text == "second"
         # What cannot be imported waits for the next change.
         good = source.read_text()
         source.write_text("this is no Python")
-        assert "SyntaxError" in await line_with(child, "cannot be imported")
-        await line_with(child, "with the next change")
+        assert "SyntaxError" in await child.line_with("cannot be imported")
+        await child.line_with("with the next change")
         source.write_text(good.replace('"second"', '"third"'))
         await ready(child, 1)
         assert (await req.request(f"{topic}/answer")).text == "third"
@@ -187,7 +185,9 @@ async def test_no_broker_is_5(folder: Path) -> None:
     assert "mqtt://127.0.0.1:1" in done.complaint()
 
 
-async def line_with(child: Child, text: str) -> str:
-    while text not in (line := await child.line("20")):
-        continue
-    return line
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()

@@ -101,7 +101,7 @@ async def test_lines_for_people(broker: Any, requester: Factory, house: str) -> 
     async with running("trace", f"{house}/#", "--duration", "30", "--count", "1", "-u", broker.url) as child:
         await child.line("watching")
         await req.request(f"{house}/hostile", "go")
-        [line] = [line for line in child.lines if "answered" in line] or [await child.line("")]
+        line = await child.line_with("answered")
         assert re.search(rf"answered +{house}/hostile +from panel-7 +go +-> .*ON .* ms", line), line
         assert "\x1b" not in line
         assert await child.process.wait() == 0
