@@ -59,6 +59,10 @@ _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
 )
 
 
+# The library's advice in the words of the command line.
+_OPTIONS: Final = {"fail_fast=False": "--no-fail-fast", "response_topic=": "--response-topic"}
+
+
 def code_of(error: BaseException) -> int:
     """The exit code."""
     if isinstance(error, CommandError):
@@ -73,6 +77,8 @@ def line_of(error: BaseException) -> str:
             f"unexpected {type(error).__name__}: {error} (REQTT_DEBUG=1 shows where; please report it)"
         )
     text = one_line(str(error)) or type(error).__name__
+    for keyword, option in _OPTIONS.items():
+        text = text.replace(keyword, option)
     if isinstance(error, reqtt.RemoteError) and error.data is not None:
         text = f"{text} {one_line(repr(error.data))}"
     return text

@@ -31,7 +31,7 @@ def asker(response_topic: str) -> str:
 def outcome_of(exchange: Exchange) -> str:
     """How it came out: a class of the style."""
     if not exchange.answers:
-        return "unanswered"
+        return "unanswered" if exchange.expired else "open"
     if exchange.answers[0].at > exchange.deadline:
         return "late"
     return "error" if exchange.answers[0].status >= 400 else "answered"
@@ -83,7 +83,7 @@ def summary(exchanges: Sequence[Exchange]) -> str:
     outcomes = [outcome_of(exchange) for exchange in exchanges]
     parts = [
         f"{outcomes.count(kind)} {kind}"
-        for kind in ("answered", "error", "late", "unanswered")
+        for kind in ("answered", "error", "late", "unanswered", "open")
         if kind in outcomes
     ]
     taken = [exchange.latency * 1000 for exchange in exchanges if exchange.latency is not None]

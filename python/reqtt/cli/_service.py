@@ -13,9 +13,9 @@ from reqtt.cli._log import facts
 from reqtt.cli._modules import load
 from reqtt.cli._running import serve_until_stopped
 from reqtt.cli._target import Target
-from reqtt.responder import collect
+from reqtt.responder import ResponderSpec, collect
 
-__all__ = ["Service", "run"]
+__all__ = ["Service", "handlers_of", "run"]
 
 _log = logging.getLogger("reqtt.serve")
 
@@ -38,9 +38,13 @@ class Service:
         return cls(**{**given, "target": Target(**given["target"])})
 
 
-async def run(service: Service, *also: asyncio.Future[int]) -> int:
+def handlers_of(service: Service) -> list[ResponderSpec]:
+    """Imports them: before there is an event loop, as a module may want one of its own."""
+    return collect(load(service.reference), group=service.group)
+
+
+async def run(service: Service, handlers: list[ResponderSpec], *also: asyncio.Future[int]) -> int:
     """Until a signal, or one of `also`; then it drains. Gives the exit code."""
-    handlers = collect(load(service.reference), group=service.group)
     middleware = [_access] if service.access_log else []
     app = reqtt.Responder(service.target.url, handlers, middleware=middleware, **service.target.options())
     events = asyncio.ensure_future(_tell_of_connection(app.client))

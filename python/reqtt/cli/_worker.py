@@ -13,15 +13,17 @@ import threading
 
 from reqtt.cli import _exit
 from reqtt.cli._log import set_up
-from reqtt.cli._service import Service, run
+from reqtt.cli._service import Service, handlers_of, run
+from reqtt.responder import ResponderSpec
 
 
 def main() -> int:
     """Serves until told to stop."""
     service = Service.from_dict(json.loads(_first_line()))
     set_up(as_json=service.log_json, level=service.log_level, worker=service.worker, pid=os.getpid())
+    stdin = _take_stdin()
     try:
-        return asyncio.run(_serve(service, _take_stdin()))
+        return asyncio.run(_serve(service, handlers_of(service), stdin))
     except KeyboardInterrupt:
         return _exit.INTERRUPTED
     except Exception as error:
@@ -29,7 +31,7 @@ def main() -> int:
         return _exit.code_of(error)
 
 
-async def _serve(service: Service, stdin: int) -> int:
+async def _serve(service: Service, handlers: list[ResponderSpec], stdin: int) -> int:
     loop = asyncio.get_running_loop()
     told: asyncio.Future[int] = loop.create_future()
 
@@ -47,7 +49,7 @@ async def _serve(service: Service, stdin: int) -> int:
             return
 
     threading.Thread(target=watch, name="reqtt-supervisor", daemon=True).start()
-    return await run(service, told)
+    return await run(service, handlers, told)
 
 
 def _first_line() -> bytes:

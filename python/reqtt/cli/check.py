@@ -60,7 +60,9 @@ def _show(report: Report) -> None:
 
     terminal = console(stderr=False)
     terminal.print(Text(f"{printable(report.url)}  as {printable(report.client_id)}"))
-    table = Table("", "", "", box=None, show_header=False, pad_edge=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
     for finding in report.findings:
         table.add_row(_mark(finding), Text(finding.name), _explained(finding))
     terminal.print(table)
@@ -91,8 +93,9 @@ def _explained(finding: Finding) -> Any:
 def _round_trips(found: dict[str, dict[str, float]]) -> Any:
     from rich.table import Table
 
-    table = Table("round trip, ms", *next(iter(found.values())), box=None, pad_edge=False)
+    shown = ("min", "p50", "p90", "p99", "max")
+    table = Table("round trip, ms", *shown, box=None, pad_edge=False)
     names = {"broker": "to the broker and back", "request": "request and response"}
     for name, values in found.items():
-        table.add_row(names[name], *(f"{value:.2f}" for value in values.values()))
+        table.add_row(names[name], *(f"{values[share]:.2f}" for share in shown))
     return table

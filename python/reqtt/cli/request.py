@@ -130,11 +130,16 @@ class _Show:
         self.as_json = as_json
         self._quiet = quiet
 
-    def response(self, response: reqtt.Response, *, line: bool = False, **more: Any) -> None:
+    def response(
+        self, response: reqtt.Response, *, line: bool = False, steps: dict[str, float] | None = None
+    ) -> None:
         if self.as_json:
-            emit_json({**response_facts(response), **more})
+            taken = {name: round(value * 1000, 3) for name, value in (steps or {}).items()}
+            emit_json({**response_facts(response), **({"steps_ms": taken} if taken else {})})
             return
         self.remark(_facts_line(response))
+        for name, value in (steps or {}).items():
+            self.remark(f"{name:<10} {milliseconds(value):>10}   {_STEPS[name]}")
         emit(response.payload, line=line)
 
     def error(self, error: reqtt.ReqttError) -> None:
@@ -145,7 +150,7 @@ class _Show:
             note(f"reqtt: {_exit.line_of(error)}")
 
     def remark(self, text: str) -> None:
-        if not self._quiet:
+        if not self._quiet and not self.as_json:
             note(text)
 
 
@@ -163,21 +168,15 @@ async def _request(
     began = time.perf_counter()
     async with target.client() as client:
         connected = time.perf_counter() - began
-        named = options.get("response_topic")
-        async with reqtt.Requester(client, response_topic=named or _own_topic, qos=target.qos) as req:
-            steps = {}
-            if latency:
-                steps = {"connect": connected, **await _pings(client, target, named)}
+        own = _OwnTopic(options.get("response_topic"))
+        async with reqtt.Requester(client, response_topic=own, qos=target.qos) as req:
+            steps = {"connect": connected, **await _pings(req, own.topic)} if latency else {}
             response = await req.request(topic, payload, **options)
-            if not latency:
-                show.response(response)
-                return _exit.OK
-            steps["response"] = response.latency
+            if latency:
+                steps["response"] = response.latency
             if "broker" in steps:
                 steps["responder"] = max(0.0, response.latency - steps["broker"])
-            show.response(response, steps_ms={name: round(value * 1000, 3) for name, value in steps.items()})
-            for name, value in steps.items():
-                show.remark(f"{name:<10} {milliseconds(value):>10}   {_STEPS[name]}")
+            show.response(response, steps=steps)
     return _exit.OK
 
 
@@ -185,31 +184,31 @@ _STEPS = {
     "connect": "TCP, TLS and CONNACK",
     "subscribe": "SUBSCRIBE of a response topic to its SUBACK",
     "broker": "a message to oneself: to the broker and back",
-    "response": "the request to its response, its own SUBSCRIBE included",
+    "response": "the request to its response",
     "responder": "of that, what is not the way to the broker and back",
 }
 
 
-def _own_topic(client_id: str, information: str | None, token: str) -> str:
-    return f"{(information or f'clients/{client_id}/responses').rstrip('/')}/{token}"
+class _OwnTopic:
+    """The default response topic, or the given one; remembers it."""
+
+    def __init__(self, given: str | None) -> None:
+        self.topic = given or ""
+
+    def __call__(self, client_id: str, information: str | None, token: str) -> str:
+        base = (information or f"clients/{client_id}/responses").rstrip("/")
+        self.topic = self.topic or f"{base}/{token}"
+        return self.topic
 
 
-async def _pings(client: reqtt.Client, target: Target, named: str | None) -> dict[str, float]:
+async def _pings(req: reqtt.Requester, topic: str) -> dict[str, float]:
     """What the broker alone takes. A request to one's own response topic is its own response."""
-    topic = ""
-
-    def choose(client_id: str, information: str | None, token: str) -> str:
-        nonlocal topic
-        topic = named or _own_topic(client_id, information, token)
-        return topic
-
-    async with reqtt.Requester(client, response_topic=choose, qos=target.qos) as req:
-        try:
-            # The first one subscribes, too.
-            taken = [(await req.request(topic, timeout=2)).latency for _ in range(5)]
-        except (reqtt.PublishError, reqtt.SubscribeError, reqtt.ResponseTimeout) as error:
-            note(f"no steps: this client cannot send to its own response topic: {one_line(str(error))}")
-            return {}
+    try:
+        # The first one subscribes, too.
+        taken = [(await req.request(topic, timeout=2)).latency for _ in range(5)]
+    except (reqtt.PublishError, reqtt.SubscribeError, reqtt.ResponseTimeout) as error:
+        note(f"no steps: this client cannot send to its own response topic: {one_line(str(error))}")
+        return {}
     broker = sorted(taken[1:])[1]
     return {"subscribe": max(0.0, taken[0] - broker), "broker": broker}
 

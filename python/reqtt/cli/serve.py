@@ -11,7 +11,7 @@ import typer
 from reqtt.cli import _exit
 from reqtt.cli._log import set_up
 from reqtt.cli._options import with_target
-from reqtt.cli._service import Service, run
+from reqtt.cli._service import Service, handlers_of, run
 from reqtt.cli._target import Target
 
 __all__ = ["serve"]
@@ -63,7 +63,7 @@ def serve(
     )
     set_up(as_json=log_json, level=service.log_level)
     if workers == 1 and not reload:
-        return asyncio.run(run(service))
+        return asyncio.run(run(service, handlers_of(service)))
     return asyncio.run(_supervise(service, workers, reload, drain_timeout))
 
 
