@@ -18,6 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         from reqtt.cli._app import run
+
+        return run(arguments)
+    except KeyboardInterrupt:
+        return 130
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _NEEDS:
             raise
@@ -25,4 +29,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"reqtt: the command line needs {error.name}, which is not installed: pip install 'reqtt[cli]'\n"
         )
         return 2
-    return run(arguments)

@@ -28,7 +28,7 @@ __all__ = [
     "response_facts",
 ]
 
-# Without tab and newline. A terminal acts on these, those of the upper half and of writing direction included.
+# Without tab and newline. A terminal acts on these, those of the upper half and of direction included.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
