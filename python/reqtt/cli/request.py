@@ -32,7 +32,9 @@ def request(
             help="Text; - is stdin, @file a file, @@text is text that begins with @.", show_default=False
         ),
     ] = "",
-    timeout: Annotated[float, typer.Option("--timeout", "-t", help="Seconds from the request to its response.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", "-t", help="Seconds from the request to its response.")
+    ] = 10.0,
     as_json: AsJson = False,
     latency: Annotated[bool, typer.Option("--latency", help="Show how long each step took.")] = False,
     user_property: Annotated[
