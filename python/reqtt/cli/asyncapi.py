@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from reqtt.cli._modules import load
-from reqtt.cli._output import note
 
 from reqtt.cli import _exit
+from reqtt.cli._modules import load
+from reqtt.cli._output import note
 
 __all__ = ["asyncapi"]
 
