@@ -9,7 +9,7 @@ import pytest
 from support.command import run
 from support.waiting import run_script
 
-COMMANDS = ("request", "respond", "serve", "broker", "check", "trace", "bench", "demo")
+COMMANDS = ("request", "respond", "serve", "broker", "check", "trace", "bench", "demo", "asyncapi")
 
 
 async def test_help_names_every_command() -> None:

@@ -13,7 +13,8 @@ from reqtt.cli._log import facts
 from reqtt.cli._modules import load
 from reqtt.cli._running import serve_until_stopped
 from reqtt.cli._target import Target
-from reqtt.responder import ResponderSpec, collect
+from reqtt.responder import ResponderSpec
+from reqtt.router import collect
 
 __all__ = ["Service", "handlers_of", "run"]
 
