@@ -50,7 +50,7 @@ async def test_a_name_in_it_is_that_alone(here: Path, name: str, address: str) -
     assert [c["address"] for c in made["channels"].values() if c["address"]] == [address]
     # Of an app, its broker; a password is none of the document's business.
     assert [server["host"] for server in made.get("servers", {}).values()] == (
-        ["house.example"] if name == "app" else []
+        ["house.example:1883"] if name == "app" else []
     )
     assert "hunter2" not in done.text
 
