@@ -80,6 +80,65 @@ async def test_requests_are_counted_by_filter_and_status_on_both_sides(
     assert metrics.value("reqtt_responder_in_flight", name) == 0
 
 
+@pytest.mark.parametrize(
+    ("fault", "options"),
+    [
+        ("body", {"payload": "no number"}),
+        ("body", {"payload": "1", "content_type": "image/png"}),
+        ("capture", {}),
+        ("json", {"payload": "{"}),
+        ("remote", {}),
+        ("late", {}),
+        ("cancelled", {}),
+        ("teapot", {}),
+    ],
+    ids=str,
+)
+async def test_the_status_is_the_one_that_the_requester_gets(
+    broker: Any,
+    serving: Factory,
+    requester: Factory,
+    topic: str,
+    metrics: Metrics,
+    fault: str,
+    options: dict[str, Any],
+) -> None:
+    inner = await requester(broker)
+
+    @responder(f"{topic}/body")
+    async def body(body: int) -> None: ...
+
+    @responder(f"{topic}/capture/{{number}}")
+    async def capture(number: int) -> None: ...
+
+    @responder(f"{topic}/refuses")
+    async def refuses() -> None:
+        raise RequestError(404, "no")
+
+    @responder(f"{topic}/own/{{what}}")
+    async def own(what: str, request: reqtt.Request) -> None:
+        match what:
+            case "json":
+                request.json()
+            case "remote":
+                await inner.request(f"{topic}/refuses")
+            case "late":
+                await inner.request(f"{topic}/nobody", timeout=0.05, fail_fast=False)
+            case "cancelled":
+                raise asyncio.CancelledError
+            case "teapot":
+                raise RequestError(418, "a teapot")
+
+    middleware = [MetricsMiddleware(registry=metrics.registry)]
+    await serving(broker, body, capture, own, middleware=middleware)
+    await serving(broker, refuses)
+    name = {"body": "body", "capture": "capture/x"}.get(fault, f"own/{fault}")
+    with pytest.raises(reqtt.RemoteError) as caught:
+        await inner.request(f"{topic}/{name}", **options)
+    [(_, status)] = metrics.samples("reqtt_responder_requests_total")
+    assert status == ("cancelled" if fault == "cancelled" else str(caught.value.status))
+
+
 async def test_what_is_under_way_and_how_long_it_takes(
     broker: Any, serving: Factory, requester: Factory, topic: str, metrics: Metrics
 ) -> None:

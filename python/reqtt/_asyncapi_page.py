@@ -11,9 +11,9 @@ __all__ = ["page"]
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5a6475; --paper: #fff; --card: #f5f7fa;
-  --line: #d9dee7; --mark: #0b62c4; --bad: #a83232; }
+  --line: #d9dee7; --mark: #0b62c4; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ef; --soft: #9aa5b8; --paper: #14181f;
-  --card: #1d232d; --line: #333c4a; --mark: #6cb0ff; --bad: #ff8f8f; } }
+  --card: #1d232d; --line: #333c4a; --mark: #6cb0ff; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
@@ -25,7 +25,7 @@ article { margin: 1rem 0; padding: 1rem; border: 1px solid var(--line); border-r
   background: var(--card); }
 code, pre { font: .9em/1.45 ui-monospace, monospace; overflow-wrap: anywhere; }
 .address { display: block; margin: .25rem 0 .5rem; color: var(--mark); font-size: 1rem; }
-.soft { color: var(--soft); } .bad { color: var(--bad); }
+.soft { color: var(--soft); }
 .tag { padding: .1rem .5rem; border: 1px solid var(--line); border-radius: 1rem; font-size: .8rem; }
 table { width: 100%; border-collapse: collapse; } .wide { overflow-x: auto; }
 td, th { padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
@@ -47,6 +47,8 @@ def page(document: dict[str, Any]) -> str:
         _servers(document.get("servers", {})),
         "<h2>Requests</h2>",
         *(_operation(document, name, operation) for name, operation in document["operations"].items()),
+        "<h2>Errors</h2>",
+        _errors(document["components"]["messages"]["error"]),
         "<h2>Schemas</h2>",
         *(_component(name, schema) for name, schema in document["components"]["schemas"].items()),
         "<h2>Document</h2><details><summary>AsyncAPI 3.0 as JSON</summary><pre>"
@@ -102,14 +104,19 @@ def _operation(document: dict[str, Any], name: str, operation: dict[str, Any]) -
     parameters = channel.get("parameters", {})
     if parameters:
         rows = [(f"<code>{escape(key)}</code>", _parameter(value)) for key, value in parameters.items()]
-        parts += ["<h4>In the topic</h4>", _table(("name", ""), rows)]
+        parts += ["<h4>In the topic</h4>", _table(("name", "is"), rows)]
     for message in operation["messages"]:
         parts += ["<h4>Request</h4>", _message(_follow(document, message))]
-    for reference in operation["reply"]["messages"]:
-        message = _follow(document, reference)
-        head = '<h4 class="bad">Error</h4>' if message["title"] == "Error" else "<h4>Response</h4>"
-        parts += [head, _message(message)]
+    # The error is the same for all.
+    response, _ = operation["reply"]["messages"]
+    parts += ["<h4>Response</h4>", _message(_follow(document, response))]
     return "".join(parts) + "</article>"
+
+
+def _errors(message: dict[str, Any]) -> str:
+    headers = message["headers"]["properties"]
+    rows = [(f"<code>{escape(name)}</code>", escape(value["description"])) for name, value in headers.items()]
+    return f"<article>{_message(message)}{_table(('name', 'in the message'), rows)}</article>"
 
 
 def _parameter(parameter: dict[str, Any]) -> str:
@@ -120,10 +127,8 @@ def _parameter(parameter: dict[str, Any]) -> str:
 def _message(message: dict[str, Any]) -> str:
     content = f" <code>{escape(message['contentType'])}</code>" if "contentType" in message else ""
     payload = message.get("payload")
-    shown = '<span class="soft">not read</span>' if payload is None and not message.get("description") else ""
-    if payload is not None:
-        shown = _type(payload)
-    return f"<p>{shown}{content}</p>{_paragraph(message.get('description'))}{_properties(payload)}"
+    shown = "" if payload is None else f"<p>{_type(payload)}{content}</p>"
+    return f"{shown}{_paragraph(message.get('description'))}{_properties(payload)}"
 
 
 def _component(name: str, schema: dict[str, Any]) -> str:
@@ -148,7 +153,7 @@ def _properties(schema: Any) -> str:
         )
         for name, value in properties.items()
     ]
-    return _table(("name", "type", ""), rows)
+    return _table(("name", "type", "meaning"), rows)
 
 
 _LIMITS: Final = (

@@ -274,7 +274,12 @@ def _parameter(annotation: Any, *, several: bool) -> Document:
 
 def _request(schemas: Schemas, spec: ResponderSpec, body: Any) -> Document:
     message: Document = {"title": f"Request of {spec.name.rpartition('.')[2]}"}
-    if body is not _EMPTY:
+    if body is _EMPTY:
+        whole = any(argument.source == "request" for argument in spec.arguments)
+        message["description"] = "Any payload." if whole else "The payload is not read."
+    elif codecs.content_of(body) is None:
+        message["description"] = "Any payload."
+    else:
         message |= _content(schemas, body, "validation")
         argument = next(argument for argument in spec.arguments if argument.source == "body")
         if argument.default is not _EMPTY:
