@@ -29,7 +29,8 @@ code, pre { font: .9em/1.45 ui-monospace, monospace; overflow-wrap: anywhere; }
 .tag { padding: .1rem .5rem; border: 1px solid var(--line); border-radius: 1rem; font-size: .8rem; }
 table { width: 100%; border-collapse: collapse; } .wide { overflow-x: auto; }
 td, th { padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; } td:first-child code { white-space: nowrap; } th { color: var(--soft); font-weight: normal; font-size: .85rem; }
+  vertical-align: top; } td:first-child code { white-space: nowrap; }
+th { color: var(--soft); font-weight: normal; font-size: .85rem; }
 pre { overflow-x: auto; white-space: pre; } a { color: var(--mark); }
 p { margin: .25rem 0; white-space: pre-line; }
 """
