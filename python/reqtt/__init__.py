@@ -9,8 +9,8 @@ Names are those of the MQTT 5.0 specification; numbers of sections, here and bel
 
 from __future__ import annotations
 
+import typing as _typing
 import warnings as _warnings
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from reqtt import codecs
 from reqtt._core import DEBUG as _DEBUG
@@ -58,7 +58,7 @@ from reqtt.responder import Middleware, responder
 from reqtt.router import Router
 from reqtt.serving import Responder
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
     from reqtt.middleware import OutgoingRequest, RequesterMiddleware
 
@@ -120,7 +120,7 @@ __all__ = [
     "responder",
 ]
 
-# Imported by those who need them: they take milliseconds.
+# Imported when they are first asked for: they take milliseconds.
 _LATER = {
     "Discovery": "discovery",
     "HandlerInfo": "discovery",
@@ -131,15 +131,17 @@ _LATER = {
     "discover": "discovery",
 }
 
+# Type checkers would take it for a name of every kind.
+if not _typing.TYPE_CHECKING:
 
-def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-    found: object = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
-    globals()[name] = found
-    return found
+        found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        globals()[name] = found
+        return found
 
 
 if _DEBUG:
