@@ -9,6 +9,7 @@ Names are those of the MQTT 5.0 specification; numbers of sections, here and bel
 
 from __future__ import annotations
 
+import typing as _typing
 import warnings as _warnings
 
 from reqtt import codecs
@@ -29,7 +30,6 @@ from reqtt.client import (
     Will,
 )
 from reqtt.dependencies import Depends
-from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
 from reqtt.errors import (
     BadRequest,
     ClientClosed,
@@ -53,11 +53,14 @@ from reqtt.errors import (
 )
 from reqtt.gather import Gather
 from reqtt.lifespan import Lifespan
-from reqtt.middleware import OutgoingRequest, RequesterMiddleware
 from reqtt.requester import Requester, ResponseTopic
 from reqtt.responder import Middleware, responder
 from reqtt.router import Router
 from reqtt.serving import Responder
+
+if _typing.TYPE_CHECKING:
+    from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
+    from reqtt.middleware import OutgoingRequest, RequesterMiddleware
 
 __all__ = [
     "Authenticator",
@@ -116,6 +119,30 @@ __all__ = [
     "discover",
     "responder",
 ]
+
+# Imported when they are first asked for: they take milliseconds.
+_LATER = {
+    "Discovery": "discovery",
+    "HandlerInfo": "discovery",
+    "HandlerStats": "discovery",
+    "OutgoingRequest": "middleware",
+    "RequesterMiddleware": "middleware",
+    "ResponderInfo": "discovery",
+    "discover": "discovery",
+}
+
+# Type checkers would take it for a name of every kind.
+if not _typing.TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        globals()[name] = found
+        return found
+
 
 if _DEBUG:
     _warnings.warn(

@@ -12,7 +12,6 @@ import inspect
 import logging
 import typing
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -78,13 +77,15 @@ def depends_in(annotation: Any) -> Depends | None:
 _Kind: TypeAlias = Literal["plain", "async", "generator", "async generator"]
 
 
-@dataclass(frozen=True)
 class Bound:
     """A function with what fills its arguments."""
 
-    function: Callable[..., Any]
-    kind: _Kind
-    arguments: tuple[_Argument, ...]
+    __slots__ = ("arguments", "function", "kind")
+
+    def __init__(self, function: Callable[..., Any], kind: _Kind, arguments: tuple[_Argument, ...]) -> None:
+        self.function = function
+        self.kind = kind
+        self.arguments = arguments
 
 
 def bind(

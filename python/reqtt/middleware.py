@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from reqtt import _core
 from reqtt._core import Response
-from reqtt._options import RequestOptions
 
 if TYPE_CHECKING:
     from reqtt.codecs import Payload
@@ -89,6 +89,7 @@ def layered(
             raise TypeError(f"call_next takes the request, or request.replace(...), not {request!r:.80}")
         return send(request.topic, request.payload, **request._arguments())
 
+    known = inspect.signature(_core.Requester.request).parameters.keys() - {"self"}
     chain: _CallNext = innermost
     for layer in reversed(middleware):
         chain = functools.partial(_call_layer, layer, chain)
@@ -96,7 +97,7 @@ def layered(
     def request(
         topic: str, payload: Payload = None, *, response_type: Any = None, **options: Any
     ) -> Coroutine[Any, Any, Any]:
-        if unknown := options.keys() - RequestOptions.__optional_keys__:
+        if unknown := options.keys() - known:
             raise TypeError(f"request() got an unexpected keyword argument {min(unknown)!r}")
         _core.check_topic(topic)
         fields = {name: options.pop(name) for name in _ARGUMENTS if name in options}

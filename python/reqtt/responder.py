@@ -555,7 +555,7 @@ def _source(argument: _Argument, client: Client | None, app: Responder | None = 
         case "body":
             return _body_source(bytes if argument.annotation is _EMPTY else annotation, argument.default)
         case "dependency":
-            raise AssertionError("made by reqtt.dependencies")
+            raise TypeError("this kind of handler takes no dependencies")
 
 
 def _body_source(annotation: Any, default: Any) -> Source:

@@ -279,6 +279,51 @@ async def test_closing_waits_for_generators_and_they_have_the_state_of_the_app(
     assert order == ["connection closed", "pool closed"]
 
 
+async def test_closing_ends_handlers_and_generators_that_hang_before_it_leaves_the_lifespan(
+    broker: Any, requester: Factory, topic: str
+) -> None:
+    order: list[str] = []
+    started, answered = asyncio.Event(), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Responder) -> AsyncIterator[None]:
+        yield
+        order.append("lifespan")
+
+    async def quick() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            order.append("quick")
+
+    async def hanging() -> AsyncIterator[None]:
+        yield
+        try:
+            answered.set()
+            await asyncio.Event().wait()
+        finally:
+            order.append("hanging")
+
+    @responder(f"{topic}/handler")
+    async def slow(value: Annotated[None, Depends(quick)]) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    @responder(f"{topic}/generator")
+    async def fast(value: Annotated[None, Depends(hanging)]) -> str:
+        return "done"
+
+    req = await requester(broker)
+    async with Responder(broker.url, [slow, fast], lifespan=lifespan) as app:
+        assert (await req.request(f"{topic}/generator")).text == "done"
+        waiting = asyncio.ensure_future(req.request(f"{topic}/handler"))
+        await asyncio.gather(started.wait(), answered.wait())
+        await app.close(timeout=0.1)
+        with pytest.raises(reqtt.RemoteUnavailable):
+            await waiting
+    assert order == ["quick", "hanging", "lifespan"]
+
+
 def test_what_nothing_can_fill_is_an_error_where_the_handler_is_decorated() -> None:
     def needs(thing: str) -> str:
         return thing

@@ -144,7 +144,7 @@ async def test_a_retry_calls_the_next_again(
     async def flaky() -> str:
         inner.append(1)
         if len(inner) < 3:
-            raise reqtt.ResponseTimeout("inner", 1, "response")
+            raise reqtt.ResponseTimeout("of the lamp itself", topic="lamp", timeout=1, phase="response")
         return "done"
 
     await serving(broker, late)
