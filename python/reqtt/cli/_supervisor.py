@@ -64,7 +64,7 @@ class Supervisor:
                         process.kill()
         return code
 
-    async def _stop(self, keeping: list[asyncio.Future[int]]) -> None:
+    async def _stop(self, keeping: list[asyncio.Task[int]]) -> None:
         self._stopping = True
         self._changed.set()
         for process in list(self._running.values()):
@@ -143,7 +143,7 @@ class Supervisor:
             self._changed.set()
 
 
-def keeping_result(keeping: list[asyncio.Future[int]]) -> int:
+def keeping_result(keeping: list[asyncio.Task[int]]) -> int:
     """The exit code of the first that gave up."""
     return next(task.result() for task in keeping if task.done())
 
