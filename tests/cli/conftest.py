@@ -19,7 +19,9 @@ def asked() -> asyncio.Event:
 
 
 @pytest.fixture
-async def house(broker: Any, serving: Callable[..., Awaitable[Any]], topic: str, asked: asyncio.Event) -> str:
+async def house(
+    broker: Any, serving: Callable[..., Awaitable[Any]], topic: str, asked: asyncio.Event
+) -> AsyncIterator[str]:
     """A topic below which there is something to ask: `/echo`, `/missing`, `/silent`, `/hostile`."""
 
     over = asyncio.Event()

@@ -90,12 +90,8 @@ class Supervisor:
             if time.monotonic() - began > _LONG:
                 delay = _FIRST_DELAY
             wait = None if code == _exit.USAGE else delay
-            _log.error(
-                "worker ended",
-                extra=facts(
-                    worker=number, code=code, again_in="next change" if wait is None else f"{wait:g}"
-                ),
-            )
+            again = "with the next change" if wait is None else f"in {wait:g} s"
+            _log.error("worker ended", extra=facts(worker=number, code=code, again=again))
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
