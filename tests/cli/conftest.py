@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -19,8 +19,12 @@ def asked() -> asyncio.Event:
 
 
 @pytest.fixture
-async def house(broker: Any, serving: Callable[..., Awaitable[Any]], topic: str, asked: asyncio.Event) -> str:
+async def house(
+    broker: Any, serving: Callable[..., Awaitable[Any]], topic: str, asked: asyncio.Event
+) -> AsyncIterator[str]:
     """A topic below which there is something to ask: `/echo`, `/missing`, `/silent`, `/hostile`."""
+
+    over = asyncio.Event()
 
     @responder(f"{topic}/echo")
     async def echo(request: Request) -> reqtt.Response:
@@ -38,11 +42,13 @@ async def house(broker: Any, serving: Callable[..., Awaitable[Any]], topic: str,
     @responder(f"{topic}/silent")
     async def silent() -> None:
         asked.set()
-        await asyncio.Event().wait()
+        await over.wait()
 
     @responder(f"{topic}/hostile")
     async def hostile() -> str:
         return "\x1b]0;owned\x07ON"
 
     await serving(broker, echo, missing, silent, hostile)
-    return topic
+    yield topic
+    # It would be drained.
+    over.set()

@@ -64,7 +64,7 @@ class Supervisor:
                         process.kill()
         return code
 
-    async def _stop(self, keeping: list[asyncio.Future[int]]) -> None:
+    async def _stop(self, keeping: list[asyncio.Task[int]]) -> None:
         self._stopping = True
         self._changed.set()
         for process in list(self._running.values()):
@@ -90,12 +90,8 @@ class Supervisor:
             if time.monotonic() - began > _LONG:
                 delay = _FIRST_DELAY
             wait = None if code == _exit.USAGE else delay
-            _log.error(
-                "worker ended",
-                extra=facts(
-                    worker=number, code=code, again_in="next change" if wait is None else f"{wait:g}"
-                ),
-            )
+            again = "with the next change" if wait is None else f"in {wait:g} s"
+            _log.error("worker ended", extra=facts(worker=number, code=code, again=again))
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
@@ -143,7 +139,7 @@ class Supervisor:
             self._changed.set()
 
 
-def keeping_result(keeping: list[asyncio.Future[int]]) -> int:
+def keeping_result(keeping: list[asyncio.Task[int]]) -> int:
     """The exit code of the first that gave up."""
     return next(task.result() for task in keeping if task.done())
 

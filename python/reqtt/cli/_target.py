@@ -45,7 +45,7 @@ class Target:
         for name in ("client_id", "username", "password"):
             value = getattr(self, name)
             if value is not None:
-                options[name] = value  # type: ignore[literal-required]
+                options[name] = value
         tls = self._tls()
         if tls is not None:
             options["tls"] = tls
