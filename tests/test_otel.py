@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import reqtt
 from reqtt import Client, Request, Requester, RequestError, Response, Router, otel, responder
+from reqtt._observed import Names
 from reqtt.otel import TracingMiddleware
 from support.waiting import eventually
 
@@ -380,9 +382,19 @@ async def test_time_in_the_queue_is_on_the_span_of_the_handler(
     assert attributes(first)["reqtt.queue_time"] < 0.09 <= attributes(second)["reqtt.queue_time"] < 1
 
 
+def test_what_has_a_filter_stands_for_it() -> None:
+    names = Names([SimpleNamespace(topic_filter="cmnd/{device}/power"), "cmnd/#", "cmnd/+/energy"])
+    assert names.of("cmnd/lamp/power") == "cmnd/{device}/power"
+    # The first that matches, not the most specific.
+    assert names.of("cmnd/lamp/energy") == "cmnd/#"
+    assert names.of("state/lamp") is None
+
+
 @pytest.mark.parametrize("wrong", ["cmnd/#/x", "a/{b", ""])
 def test_a_filter_that_is_none_is_refused(wrong: str) -> None:
     with pytest.raises(reqtt.InvalidTopic):
         TracingMiddleware(filters=[wrong])
     with pytest.raises(TypeError, match=r"write \("):
         TracingMiddleware(filters="cmnd/+/power")
+    with pytest.raises(TypeError, match="not 5"):
+        TracingMiddleware(filters=[5])  # type: ignore[list-item]
