@@ -18,7 +18,7 @@ import reqtt
 from reqtt import Client, Request, Requester, RequestError, Response, Router, otel, responder
 from reqtt._observed import Names
 from reqtt.otel import TracingMiddleware
-from support.waiting import eventually
+from support.waiting import eventually, run_script
 
 Factory = Callable[..., Awaitable[Any]]
 
@@ -388,6 +388,30 @@ def test_what_has_a_filter_stands_for_it() -> None:
     # The first that matches, not the most specific.
     assert names.of("cmnd/lamp/energy") == "cmnd/#"
     assert names.of("state/lamp") is None
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [("otel", "opentelemetry", "reqtt[otel]"), ("prometheus", "prometheus_client", "reqtt[prometheus]")],
+)
+def test_without_its_extra_one_line_says_how_to_get_it(module: str, missing: str, extra: str) -> None:
+    done = run_script(
+        "import sys\n"
+        f"sys.modules[{missing!r}] = None\n"
+        "import reqtt\n"
+        f"try: import reqtt.{module}\n"
+        "except ImportError as error: print(error)"
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert f"pip install '{extra}'" in done.stdout
+
+
+def test_import_reqtt_loads_none_of_it() -> None:
+    modules = "('opentelemetry', 'prometheus_client', 'reqtt.otel', 'reqtt.prometheus', 'reqtt.asyncapi')"
+    done = run_script(
+        f"import reqtt, sys\nprint([name for name in sys.modules if name.startswith({modules})])"
+    )
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("wrong", ["cmnd/#/x", "a/{b", ""])
