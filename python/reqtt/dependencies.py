@@ -12,6 +12,7 @@ import inspect
 import logging
 import typing
 from collections.abc import Awaitable, Callable, Sequence
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ class Depends:
     """Fills an argument of a handler with what a function gives: `Annotated[Db, Depends(get_db)]`.
 
     The function runs before the handler, once for each request, however many ask for it. It may be
-    `async def` or `def`, which runs on the event loop and must not block. A generator, async or not, gives
-    what it yields, and goes on when the response was sent; what the handler raised is raised in it. What it
-    raises itself is the answer, as if the handler had raised it (`RequestError`); after the response it is
-    only logged.
+    `async def`, or a `def` or a class, which run on the event loop and must not block. A generator, async or
+    not, gives what it yields, and goes on when the response was sent; what the handler raised is raised in
+    it. What it raises itself is the answer, as if the handler had raised it (`RequestError`); after the
+    response it is only logged.
 
     Its own arguments are captures of the filter by name, `Request`, `Client` and `Responder` by type, other
     `Depends`, or have a default. Raises `TypeError` for what cannot be called; what nothing can fill is a
@@ -74,7 +75,7 @@ def depends_in(annotation: Any) -> Depends | None:
 # --- when a handler is decorated ------------------------------------------------------------------
 
 
-_Kind: TypeAlias = Literal["plain", "async", "generator", "async generator"]
+_Kind: TypeAlias = Literal["function", "generator", "async generator"]
 
 
 class Bound:
@@ -99,7 +100,9 @@ def bind(
     if function in above:
         raise TypeError(f"{name} depends on itself")
     above = (*above, function)
-    hints = _hints(function, _unwrapped(function), frame)
+    # The annotations of a class are those of its fields.
+    inner: Any = function.__init__ if isinstance(function, type) else _unwrapped(function)  # type: ignore[misc]
+    hints = _hints(function, inner, frame)
     arguments = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -123,9 +126,7 @@ def _kind(function: Any) -> _Kind:
     body = _body(function)
     if inspect.isasyncgenfunction(body):
         return "async generator"
-    if inspect.isgeneratorfunction(body):
-        return "generator"
-    return "async" if inspect.iscoroutinefunction(body) else "plain"
+    return "generator" if inspect.isgeneratorfunction(body) else "function"
 
 
 # --- when a responder is made ---------------------------------------------------------------------
@@ -209,12 +210,12 @@ def resolving(
 
     async def handle(request: Request) -> Any:
         values: list[Any] = []
-        for kind, call in steps:
+        for _, call in steps:
             value = call(request, values)
-            values.append(await value if kind == "async" else value)
+            values.append(await value if type(value) is CoroutineType else value)
         return await handler(request, values)
 
-    if not any(kind.endswith("generator") for kind, _ in steps):
+    if all(kind == "function" for kind, _ in steps):
         return handle, None
 
     opened: Open = {}
@@ -229,11 +230,12 @@ def resolving(
         try:
             for kind, call in steps:
                 value = call(request, values)
-                if kind == "async":
-                    value = await value
+                if kind == "function":
+                    if type(value) is CoroutineType:
+                        value = await value
                 elif kind == "async generator":
                     value = await scope.stack.enter_async_context(value)
-                elif kind == "generator":
+                else:
                     value = scope.stack.enter_context(value)
                 values.append(value)
             return await handler(request, values)

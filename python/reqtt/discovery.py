@@ -95,7 +95,7 @@ def _check_prefix(prefix: Any) -> None:
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a str, not {prefix!r}")
     _core.check_topic(prefix)
-    if prefix.endswith("/") or prefix.startswith("$share/") or "{" in prefix or "}" in prefix:
+    if prefix.endswith("/") or prefix.partition("/")[0] == "$share" or "{" in prefix or "}" in prefix:
         raise InvalidTopic(
             f'invalid topic "{prefix}": a prefix has no / at its end, no $share/ and no captures'
         )

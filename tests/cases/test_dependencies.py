@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import SimpleNamespace
@@ -74,6 +75,46 @@ async def test_arguments_come_from_functions_and_each_runs_once_for_a_request(
     response = await req.request(f"{topic}/thread/4", "OFF", user_properties=properties)
     assert response.json() == [4, "house", "OFF", "user me of house"]
     assert sorted(ran) == ["db", "db", "lamp", "lamp", "user", "user"]
+
+
+async def test_classes_methods_and_wrapped_functions_are_dependencies_too(
+    broker: Any, serving: Factory, requester: Factory, topic: str
+) -> None:
+    class Page:
+        def __init__(self, request: Request, number: int) -> None:
+            self.text = f"page {number} of {request.text}"
+
+    class House:
+        async def name(self, number: int, *, street: str = "street") -> str:
+            return f"{street} {number}"
+
+        def __call__(self, client: reqtt.Client) -> bool:
+            return client.connected
+
+    def traced(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    async def inner(number: int) -> int:
+        return number + 1
+
+    house = House()
+
+    @responder(f"{topic}/{{number}}")
+    async def handler(
+        page: Annotated[Page, Depends(Page)],
+        name: Annotated[str, Depends(functools.partial(house.name, street="lane"))],
+        connected: Annotated[bool, Depends(house)],
+        more: Annotated[int, Depends(traced(inner))],
+    ) -> list[Any]:
+        return [page.text, name, connected, more]
+
+    await serving(broker, handler)
+    req = await requester(broker)
+    assert (await req.request(f"{topic}/3", "book")).json() == ["page 3 of book", "lane 3", True, 4]
 
 
 async def test_what_a_dependency_raises_is_the_answer_and_the_handler_does_not_run(

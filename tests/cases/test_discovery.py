@@ -298,6 +298,8 @@ def test_counting_takes_no_memory_however_many_requests_there_are() -> None:
         ({"prefix": "a/#"}, reqtt.InvalidTopic),
         ({"prefix": "a/"}, reqtt.InvalidTopic),
         ({"prefix": "a/{b}"}, reqtt.InvalidTopic),
+        ({"prefix": "$share"}, reqtt.InvalidTopic),
+        ({"prefix": "$share/group/a"}, reqtt.InvalidTopic),
         ({"prefix": 3}, TypeError),
     ],
     ids=str,
