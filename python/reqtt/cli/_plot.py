@@ -50,9 +50,9 @@ def distribution(values_ms: Sequence[float], title: str) -> Drawing:
     drawing.curve([(_x(x), _y(share)) for x, share in points if x <= 1])
     named = percentiles(ordered)
     drawing.text(
-        _WIDTH - _RIGHT - 6,
-        _TOP + 16,
-        "  ".join(f"{name} {named[name]:.3g} ms" for name in ("p50", "p99", "max")),
+        _WIDTH - _RIGHT,
+        14,
+        "  ".join(f"{name} {named[name]:.4g} ms" for name in ("p50", "p99", "max")),
         "dim",
         "end",
     )
@@ -72,5 +72,5 @@ def over_time(points: Sequence[tuple[float, float, str, str]], title: str) -> Dr
         for name in ("p50", "p99"):
             y = _y(named[name] / vertical[-1])
             drawing.line(_LEFT, y, _WIDTH - _RIGHT, y, "ask")
-            drawing.text(_WIDTH - _RIGHT - 4, y - 4, f"{name} {named[name]:.3g} ms", "dim", "end")
+            drawing.text(_WIDTH - _RIGHT - 4, y - 4, f"{name} {named[name]:.4g} ms", "dim", "end")
     return drawing
