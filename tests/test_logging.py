@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any
 
 import pytest
 
 import reqtt
-from reqtt import RequestError, responder
+from reqtt import Depends, RequestError, responder
+from reqtt.cli._log import _JsonLines
+from support.waiting import eventually
 
 Factory = Callable[..., Awaitable[Any]]
 
@@ -51,6 +54,26 @@ async def test_a_record_about_a_request_has_fields(
     assert fields.responder.endswith(".power")
     assert fields.topic in record.getMessage()
     assert "secret" not in record.getMessage()
+
+
+async def test_a_dependency_that_fails_at_its_end_has_them_and_so_has_json(
+    broker: Any, serving: Factory, requester: Factory, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def session() -> AsyncIterator[int]:
+        yield 1
+        raise LookupError
+
+    @responder(topic)
+    async def handler(session: Annotated[int, Depends(session)]) -> None: ...
+
+    await serving(broker, handler)
+    await (await requester(broker)).request(topic)
+    await eventually(lambda: caplog.records)
+    [record] = caplog.records
+    line = json.loads(_JsonLines({"worker": 2}).format(record))
+    assert (line["topic"], line["topic_filter"], line["worker"]) == (topic, topic, 2)
+    assert line["responder"].endswith("handler")
+    assert "LookupError" in line["exception"]
 
 
 async def test_every_record_is_of_one_of_the_loggers(

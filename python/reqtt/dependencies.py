@@ -273,11 +273,14 @@ async def _close(scope: _Scope, spec: ResponderSpec, request: Request) -> None:
     try:
         await scope.close()
     except Exception as error:
+        from reqtt.responder import facts
+
         _log.error(
             "%s: a dependency failed while it was closed (request on %r)",
             spec.name,
             request.topic,
             exc_info=error,
+            extra=facts(spec, request),
         )
     except asyncio.CancelledError as error:
         # The handler's own end, thrown in and come back.
