@@ -53,6 +53,7 @@ from reqtt.gather import Gather
 from reqtt.requester import Requester, ResponseTopic
 from reqtt.responder import Middleware, Router, responder
 from reqtt.serving import Responder
+from reqtt.stream import Stream
 
 __all__ = [
     "Authenticator",
@@ -93,6 +94,7 @@ __all__ = [
     "Router",
     "Scram",
     "Stats",
+    "Stream",
     "SubscribeError",
     "Subscription",
     "TlsOptions",

@@ -50,6 +50,7 @@ from reqtt.errors import (
 if TYPE_CHECKING:
     from reqtt import Client
     from reqtt.journal import Journal
+    from reqtt.streaming import Control
 
 __all__ = ["Middleware", "ResponderSpec", "Router", "collect", "compile_runner", "responder"]
 
@@ -108,6 +109,11 @@ class ResponderSpec:
     also: tuple[ResponderSpec, ...] = field(default=(), repr=False)
 
     @property
+    def streams(self) -> bool:
+        """Whether the handler is an async generator."""
+        return inspect.isasyncgenfunction(_body(self.handler))
+
+    @property
     def name(self) -> str:
         """The handler's name for logs and errors."""
         return _name(self.handler)
@@ -146,6 +152,9 @@ def responder(
     type, and `body`, or the single parameter that remains, gets the payload, decoded as its annotation says
     (bytes without one). An empty payload takes the default of that parameter where it has one.
 
+    An `async def` with `yield` streams: each item is encoded like a result, by the annotation's item type
+    (`AsyncIterator[Reading]`). Its requests are acknowledged on receipt, and `timeout` is for each item.
+
     `async def` runs on the event loop, `def` in a worker thread. The result is the response: None is an empty
     success, a `Response` is sent as it is, anything else is encoded by the return annotation or by its type.
     `RequestError` is an error response; any other exception is a 500 without detail, and is logged.
@@ -168,7 +177,8 @@ def responder(
 
     Raises:
         InvalidTopic: the filter is not valid.
-        ValueError, TypeError: an option out of range; a parameter that nothing can fill.
+        ValueError, TypeError: an option out of range; a parameter that nothing can fill; a generator that is
+            not async, or one with deduplicate="disk".
 
     Example:
         @responder("cmnd/{device}/power")
@@ -230,6 +240,8 @@ def _specifier(
 
     def specify(handler: Callable[..., Any], frame: FrameType) -> ResponderSpec:
         arguments, returns = _bind(handler, captures, frame)
+        if deduplicate == "disk" and inspect.isasyncgenfunction(_body(handler)):
+            raise TypeError(f'{_name(handler)}: a stream cannot be kept by deduplicate="disk"')
         return ResponderSpec(
             handler=handler,
             topic_filter=topic_filter,
@@ -519,10 +531,8 @@ def _bind(
         raise TypeError(f"@responder decorates a function, not {handler!r}")
     name = _name(handler)
     inner = _unwrapped(handler)
-    if inspect.isasyncgenfunction(_body(handler)) or inspect.isgeneratorfunction(_body(handler)):
-        raise TypeError(
-            f"{name}: streaming handlers (generators) are not supported: return the whole response"
-        )
+    if inspect.isgeneratorfunction(_body(handler)):
+        raise TypeError(f"{name}: only async generators stream: write `async def` with `yield`")
     hints = _hints(handler, inner, frame)
     parameters = list(inspect.signature(handler).parameters.values())
     if _is_method(handler):
@@ -570,6 +580,8 @@ def _bind(
             raise TypeError(f"{name}: argument {parameter.name!r}: {error}") from None
         arguments.append(argument)
     returns = hints.get("return", _EMPTY)
+    if inspect.isasyncgenfunction(_body(handler)):
+        returns = next(iter(get_args(codecs.without_extras(returns))), _EMPTY)
     try:
         _encoder(returns)
     except TypeError as error:
@@ -887,9 +899,10 @@ def compile_runner(
     middleware: Sequence[Middleware] = (),
     interop: Literal["plain", "azure"] = "plain",
     journal: Callable[[], Journal] | None = None,
+    control: Control | None = None,
 ) -> Runner:
     """The coroutine function that answers one request; to be run as a task of its own. `journal` gives what
-    keeps answers beyond the life of the process, where the handler asks for that.
+    keeps answers beyond the life of the process, where the handler asks for that; `control` is for streams.
 
     It ends each request with one `_reply` or `_done`, and raises nothing but CancelledError,
     KeyboardInterrupt and SystemExit, after having answered.
@@ -898,6 +911,10 @@ def compile_runner(
         if not callable(layer):
             raise TypeError(f"middleware must be `async def (request, call_next) -> Response`, not {layer!r}")
     azure = interop == "azure"
+    if spec.streams:
+        from reqtt.streaming import compile_streamer
+
+        return compile_streamer(spec, client=client, middleware=middleware, azure=azure, control=control)
     reply_to = _replier(spec, azure)
     handle = _handle(spec, client, executor)
     if middleware:
