@@ -1,9 +1,10 @@
-"""reqtt in other shapes: handlers in worker threads or with a type, many requesters, connections, filters."""
+"""reqtt in other shapes: handlers in worker threads, with a type, or streams; many requesters, connections,
+filters."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import cycle
@@ -34,10 +35,19 @@ class Requester:
             for client, _ in zip(cycle(clients), range(max(s.requesters, s.connections)), strict=False)
         ]
         topics = [f"{s.topic}/{number}" for number in range(s.filters)] if s.filters > 1 else [s.topic]
+        if s.handler == "stream":
+            self.items = requesters[0].stream(topics[0], timeout=PATIENCE, idle_timeout=PATIENCE)
+            self.request = self.next_item
+            return
         # Each has its response topic before anything is measured.
         for requester in requesters:
             await requester.request(topics[0], s.bodies()[0])
         self.requesters, self.topics = cycle(requesters), cycle(topics)
+
+    async def next_item(self, body: bytes) -> bytes:
+        item = (await anext(self.items)).payload
+        # The worker compares: of an item only the length is known.
+        return body if len(item) == len(body) else item
 
     async def request(self, body: bytes) -> bytes:
         response = await next(self.requesters).request(next(self.topics), body)
@@ -54,7 +64,17 @@ async def respond(settings: Settings, ready: Callable[[], None]) -> None:
     async def typed(body: Body) -> Body:
         return body
 
-    handlers: dict[str, Callable[..., Any]] = {"bytes": plain, "def": worker_thread, "json": typed}
+    async def stream() -> AsyncIterator[bytes]:
+        item = settings.bodies()[0]
+        while True:
+            yield item
+
+    handlers: dict[str, Callable[..., Any]] = {
+        "bytes": plain,
+        "def": worker_thread,
+        "json": typed,
+        "stream": stream,
+    }
 
     def decorated(topic: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return reqtt.responder(topic, qos=settings.qos, concurrency=max(16, settings.in_flight))(function)
