@@ -23,6 +23,7 @@ class Requester:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stack = AsyncExitStack()
+        self.items: reqtt.Stream[reqtt.Response] | None = None
 
     async def open(self) -> None:
         url, s = f"mqtt://127.0.0.1:{self.settings.port}", self.settings
@@ -37,19 +38,17 @@ class Requester:
         topics = [f"{s.topic}/{number}" for number in range(s.filters)] if s.filters > 1 else [s.topic]
         if s.handler == "stream":
             self.items = requesters[0].stream(topics[0], timeout=PATIENCE, idle_timeout=PATIENCE)
-            self.request = self.next_item
             return
         # Each has its response topic before anything is measured.
         for requester in requesters:
             await requester.request(topics[0], s.bodies()[0])
         self.requesters, self.topics = cycle(requesters), cycle(topics)
 
-    async def next_item(self, body: bytes) -> bytes:
-        item = (await anext(self.items)).payload
-        # The worker compares: of an item only the length is known.
-        return body if len(item) == len(body) else item
-
     async def request(self, body: bytes) -> bytes:
+        if self.items is not None:
+            item = (await anext(self.items)).payload
+            # The worker compares: of an item only the length is known.
+            return body if len(item) == len(body) else item
         response = await next(self.requesters).request(next(self.topics), body)
         return response.payload
 

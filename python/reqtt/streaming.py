@@ -322,8 +322,7 @@ class _Sending:
         """Once a second: a requester that says nothing is asked, and given up at last."""
         now = self._loop.time()
         if now - self._heard >= SILENCE:
-            self.silent = True
-            self._interrupt()
+            self.silent = self._interrupt()
             return
         if now - max(self._heard, self._asked) >= self._patience and self._question is None:
             self._asked = now
@@ -342,10 +341,12 @@ class _Sending:
         finally:
             self._question = None
 
-    def _interrupt(self) -> None:
-        if self._task is not None and not self.interrupted:
-            self.interrupted = True
-            self._task.cancel()
+    def _interrupt(self) -> bool:
+        if self._task is None or self.interrupted:
+            return False
+        self.interrupted = True
+        self._task.cancel()
+        return True
 
     def _interrupt_gone(self) -> None:
         self._gone = True
@@ -381,6 +382,8 @@ class _Sending:
             return
         if not self._id and status < 400:
             return
+        if status < 400:
+            payload, content_type, indicator = b"", None, None
         if self._id:
             marks = [("rq-seq", str(self._count + 1)), ("rq-id", self._id), ("rq-end", "1")]
             properties = [*properties, *marks]
