@@ -140,6 +140,8 @@ class StreamState:
             return
         if self._id is None:
             self._id = identity
+            # From here on the time until the first item is counted on this side.
+            self._changed.set()
         elif identity != self._id:
             # There is another responder. The first one's items are those that are taken.
             self._refuse(response, identity)

@@ -913,7 +913,7 @@ async def test_wrong_use_raises_before_anything_is_sent(
     with pytest.raises(reqtt.InvalidTopic):
         req.stream("a/#")
     with pytest.raises(TypeError):
-        req.stream(topic, response_type=object)
+        req.stream(topic, response_type=asyncio.Event)
     assert req.client.stats().requests == 0
     by_topic = await requester(loopback, correlation="topic")
     with pytest.raises(ValueError, match="Correlation Data"):
