@@ -57,6 +57,7 @@ from reqtt.requester import Requester, ResponseTopic
 from reqtt.responder import Middleware, responder
 from reqtt.router import Router
 from reqtt.serving import Responder
+from reqtt.stream import Stream
 
 if _typing.TYPE_CHECKING:
     from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
@@ -109,6 +110,7 @@ __all__ = [
     "Router",
     "Scram",
     "Stats",
+    "Stream",
     "SubscribeError",
     "Subscription",
     "TlsOptions",

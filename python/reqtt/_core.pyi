@@ -30,6 +30,7 @@ __all__ = [
     "_response",
     "check_filter",
     "check_topic",
+    "own_topic",
     "parse_filter",
     "reason_name",
     "topic_matches",
@@ -289,6 +290,7 @@ class Requester:
         *,
         timeout: float | None = None,
         stall: float | None = None,
+        credit: int | None = None,
         qos: int | None = None,
         content_type: str | None = None,
         payload_format_indicator: int | None = None,
@@ -299,7 +301,8 @@ class Requester:
         fail_fast: bool = True,
     ) -> int:
         """Sends a request that takes many responses. Each goes to `item(response or RemoteError)`, the end to
-        `end(exception or None)`. Gives the token by which it is given up.
+        `end(exception or None)`. Gives the token by which it is given up. `credit` makes it a stream, whose
+        responder may send so many items; then `timeout` is for the first response only.
         """
 
     def _give_up(self, token: int) -> None:
@@ -474,6 +477,18 @@ class Request(Message):
         payload_format_indicator: int | None,
         user_properties: Sequence[tuple[str, str]],
     ) -> None: ...
+    def _item(
+        self,
+        payload: bytes,
+        content_type: str | None,
+        payload_format_indicator: int | None,
+        user_properties: Sequence[tuple[str, str]],
+        control: str | None = None,
+    ) -> Call[PubAck]:
+        """Publishes an item of a stream to the Response Topic; ends with the broker's `PubAck`.
+        `control` is where the requester answers the items.
+        """
+
     def _done(self) -> None: ...
     @property
     def _outcome(self) -> tuple[Any, ...] | None:
@@ -728,6 +743,9 @@ def check_filter(topic_filter: str) -> None:
 
 def topic_matches(topic_filter: str, topic: str) -> bool:
     """Whether `topic` matches `topic_filter` (MQTT 5.0, section 4.7)."""
+
+def own_topic(client_id: str, response_information: str | None, name: str) -> str:
+    """The topic `name` below the place where this client may receive what others address to it."""
 
 def reason_name(reason_code: int) -> str:
     """The standard's name of a reason code, e.g. `Not authorized`."""

@@ -39,6 +39,13 @@ fn topic_matches(topic_filter: &str, topic: &str) -> bool {
 }
 
 /// The standard's name of a reason code, e.g. `Not authorized`.
+/// The topic `name` below the place where this client may receive what others address to it.
+#[pyfunction]
+#[pyo3(signature = (client_id, response_information, name))]
+fn own_topic(client_id: &str, response_information: Option<&str>, name: &str) -> String {
+    reqtt_core::own_topic(client_id, response_information, name)
+}
+
 #[pyfunction]
 fn reason_name(reason_code: u8) -> &'static str {
     reqtt_core::ReasonCode(reason_code).name()
@@ -61,6 +68,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(check_topic, module)?)?;
     module.add_function(wrap_pyfunction!(check_filter, module)?)?;
     module.add_function(wrap_pyfunction!(topic_matches, module)?)?;
+    module.add_function(wrap_pyfunction!(own_topic, module)?)?;
     module.add_function(wrap_pyfunction!(reason_name, module)?)?;
     module.add_function(wrap_pyfunction!(message::response_from, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::forked, module)?)?;

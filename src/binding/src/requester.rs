@@ -209,9 +209,10 @@ impl Requester {
     }
 
     /// Sends a request that takes many responses. Each goes to `item(response or RemoteError)`, the end to
-    /// `end(exception or None)`. Gives the token by which it is given up.
-    #[pyo3(signature = (topic, payload, item, end, *, timeout=None, stall=None, qos=None, content_type=None,
-        payload_format_indicator=None, user_properties=None, message_expiry_interval=None, correlation_data=None,
+    /// `end(exception or None)`. Gives the token by which it is given up. `credit` makes it a stream, whose
+    /// responder may send so many items; then `timeout` is for the first response only.
+    #[pyo3(signature = (topic, payload, item, end, *, timeout=None, stall=None, credit=None, qos=None,
+        content_type=None, payload_format_indicator=None, user_properties=None, message_expiry_interval=None, correlation_data=None,
         response_topic=None, fail_fast=true))]
     #[allow(clippy::too_many_arguments, reason = "the public contract")]
     fn _gather(
@@ -222,6 +223,7 @@ impl Requester {
         end: Py<PyAny>,
         timeout: Option<f64>,
         stall: Option<f64>,
+        credit: Option<u64>,
         qos: Option<u8>,
         content_type: Option<String>,
         payload_format_indicator: Option<u8>,
@@ -240,9 +242,16 @@ impl Requester {
             user_properties,
         };
         let (requester, bridge, mut message) = Self::prepare(slf, topic, payload, qos, given)?;
-        message.properties.user_properties.push((reqtt_core::GATHER.into(), "1".into()));
+        let marks = &mut message.properties.user_properties;
+        match credit {
+            Some(credit) => {
+                marks.push(("rq-stream".into(), "1".into()));
+                marks.push(("rq-credit".into(), credit.to_string()));
+            }
+            None => marks.push((reqtt_core::GATHER.into(), "1".into())),
+        }
         let timeout = timeout.map_or(Ok(slf.get().timeout), check_timeout)?;
-        let many = Some(Many { stall: stall.map(check_timeout).transpose()? });
+        let many = Some(Many { stall: stall.map(check_timeout).transpose()?, stream: credit.is_some() });
         Bridge::gather(bridge.bind(slf.py()), item, end, |token| {
             let started = Instant::now();
             Command::Request(Box::new(NewRequest {
