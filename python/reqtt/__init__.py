@@ -50,8 +50,10 @@ from reqtt.errors import (
     UnsupportedContentType,
 )
 from reqtt.gather import Gather
+from reqtt.operation import Operation, operation
 from reqtt.requester import Requester, ResponseTopic
 from reqtt.responder import Middleware, Router, responder
+from reqtt.retry import Retry
 from reqtt.serving import Responder
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "Middleware",
     "NoMatchingSubscribers",
     "NotFound",
+    "Operation",
     "PacketTooLarge",
     "Properties",
     "PubAck",
@@ -90,6 +93,7 @@ __all__ = [
     "Response",
     "ResponseTimeout",
     "ResponseTopic",
+    "Retry",
     "Router",
     "Scram",
     "Stats",
@@ -100,6 +104,7 @@ __all__ = [
     "Will",
     "__version__",
     "codecs",
+    "operation",
     "responder",
 ]
 

@@ -14,6 +14,7 @@ from reqtt import _core
 from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ReqttError
 from reqtt.gather import Gather, GatherState
+from reqtt.retry import Latencies, Retry, check_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,7 @@ class Requester(_core.Requester):
             `ConnectionLost`.
         correlation: "topic" is for responders that return no Correlation Data: one request at a time.
         interop: "azure" marks requests with the Azure IoT Operations protocol version.
+        retry: of requests that bring none of their own; None: a request is asked once.
         client_options: those of `Client`, where a URL is given.
 
     Raises:
@@ -85,12 +87,14 @@ class Requester(_core.Requester):
         resend: bool = True,
         correlation: Literal["data", "topic"] = "data",
         interop: Literal["plain", "azure"] = "plain",
+        retry: Retry | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> Self:
         if correlation not in ("data", "topic"):
             raise ValueError(f"correlation={correlation!r} does not exist: use 'data' or 'topic'")
         if interop not in ("plain", "azure"):
             raise ValueError(f"interop={interop!r} does not exist: use 'plain' or 'azure'")
+        check_retry(retry)
         return super().__new__(
             cls,
             qos=qos,
@@ -100,6 +104,7 @@ class Requester(_core.Requester):
             resend=resend,
             match_by_topic=correlation == "topic",
             azure=interop == "azure",
+            retry=retry or None,
         )
 
     def __init__(
@@ -114,6 +119,7 @@ class Requester(_core.Requester):
         resend: bool = True,
         correlation: Literal["data", "topic"] = "data",
         interop: Literal["plain", "azure"] = "plain",
+        retry: Retry | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> None:
         if isinstance(response_topic, str):
@@ -125,6 +131,8 @@ class Requester(_core.Requester):
             )
         self.client, self._owns_client = own_or_shared(client, client_options)
         self._response_topic = response_topic
+        self._correlation = correlation
+        self._latencies = Latencies()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -235,8 +243,8 @@ class Requester(_core.Requester):
     def request_sync(self, topic: str, payload: Payload = b"", **options: Any) -> Any:
         """`request` for a thread that has no event loop: waits there, while the requester's loop works.
 
-        Takes what `request` takes, returns and raises the same. On the loop's own thread it would wait for
-        itself: a RuntimeError there. `KeyboardInterrupt` gives the request up at once.
+        Takes what `request` takes, `retry` and `hedge` too, returns and raises the same. On the loop's own
+        thread it would wait for itself: a RuntimeError there. `KeyboardInterrupt` gives the request up at once.
 
             response = await asyncio.to_thread(req.request_sync, "cmnd/lamp/power", "ON")
         """
