@@ -38,7 +38,12 @@ class Color(enum.Enum):
 def registry(monkeypatch):
     monkeypatch.setattr(codecs, "_registry", [])
     yield
-    for cache in (codecs._encoder_of, codecs._compiled_encoder, codecs._compiled_decoder):
+    for cache in (
+        codecs._encoder_of,
+        codecs._encoder_under,
+        codecs._compiled_encoder,
+        codecs._compiled_decoder,
+    ):
         cache.cache_clear()
 
 

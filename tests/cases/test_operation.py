@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,14 @@ class Room(enum.Enum):
 
 
 NUMBER = uuid.UUID(int=7)
+
+
+@pytest.fixture
+def cbor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(codecs, "_registry", list(codecs._registry))
+    codecs.register("application/cbor", encode=cbor2.dumps, decode=cbor2.loads)
+    yield
+    codecs._encoder_under.cache_clear()
 
 
 @pytest.fixture
@@ -348,12 +356,10 @@ async def test_the_content_type_chooses_the_codec_of_both_directions(
     requester: Factory,
     serving: Factory,
     topic: str,
-    monkeypatch: pytest.MonkeyPatch,
+    cbor: None,
     kind: Any,
     content_type: str,
 ) -> None:
-    monkeypatch.setattr(codecs, "_registry", list(codecs._registry))
-    codecs.register("application/cbor", encode=cbor2.dumps, decode=cbor2.loads)
     echo = operation(topic, request=kind, response=kind, content_type=content_type)
 
     @echo.responder
