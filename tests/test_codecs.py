@@ -338,7 +338,11 @@ def test_content_type_chooses_messagepack(content_type):
 
 
 def test_content_type_chooses_json_under_any_of_its_names():
-    assert codecs.encode(Lamp("a"), "application/x+json") == (b'{"name":"a","level":0}', "application/x+json", 1)
+    assert codecs.encode(Lamp("a"), "application/x+json") == (
+        b'{"name":"a","level":0}',
+        "application/x+json",
+        1,
+    )
 
 
 @pytest.mark.parametrize("value", [b"\x00", bytearray(b"\x00"), "text", None])
@@ -349,7 +353,9 @@ def test_bytes_and_text_are_what_their_sender_says(value):
 
 @pytest.mark.parametrize("value", [{}, 1, Lamp("a"), Color.RED])
 def test_content_type_that_nobody_registered_is_a_value_error_that_says_what_to_do(value):
-    with pytest.raises(ValueError, match=r'no codec for Content Type "application/x-none": .*codecs\.register'):
+    with pytest.raises(
+        ValueError, match=r'no codec for Content Type "application/x-none": .*codecs\.register'
+    ):
         codecs.encode(value, "application/x-none")
 
 

@@ -26,7 +26,7 @@ def test_types_are_inferred_as_promised_and_wrong_use_is_refused_by_mypy() -> No
 
 @pytest.mark.timeout(120)
 def test_types_are_inferred_as_promised_and_wrong_use_is_refused_by_pyright() -> None:
-    # The files, the mode and the examples are named in pyproject.toml; so is that it reports such a comment, too.
+    # pyproject.toml names the files, and says that it reports such a comment, too.
     done = run("basedpyright")
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -157,7 +157,7 @@ def encode(value: Payload, content_type: str | None = None) -> Encoded:
 
     Example:
         encode({"power": "ON"})  # (b'{"power":"ON"}', "application/json", 1)
-        encode({"power": "ON"}, "application/msgpack")  # (b"\\x81\\xa5power\\xa2ON", "application/msgpack", None)
+        encode([1], "application/msgpack")  # (b"\\x91\\x01", "application/msgpack", None)
     """
     cls: Any = type(value)
     return _encoder_of(cls)(value) if content_type is None else _encoder_under(cls, content_type)(value)
@@ -229,9 +229,7 @@ def _dump(entry: _Registered, value: Any) -> bytes:
     # A codec of no types of its own knows what its format has: dicts, lists, numbers.
     own = isinstance(value, entry.types)
     return bytes(
-        entry.encode(
-            value if own else msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_enc_hook)
-        )
+        entry.encode(value if own else msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_enc_hook))
     )
 
 

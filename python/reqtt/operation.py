@@ -94,7 +94,9 @@ class _Contract(Generic[R]):
                 f" {'{rest:#}' if wild[0] == '#' else '{name}'}"
             )
         if "body" in self._captures:
-            raise InvalidTopic(f'invalid topic "{topic_filter}": body is the payload: name the capture otherwise')
+            raise InvalidTopic(
+                f'invalid topic "{topic_filter}": body is the payload: name the capture otherwise'
+            )
         self._set_types(request, response)
         self._options = _checked(options)
 
@@ -125,8 +127,12 @@ class _Contract(Generic[R]):
         """
         if captures.keys() != set(self._captures):
             missing = [name for name in self._captures if name not in captures]
-            wrong = f"{missing[0]!r} is missing" if missing else f"{_first_unknown(captures, self._captures)!r}"
-            raise TypeError(f"{self!r} takes {_listed(self._captures)}: {wrong}{'' if missing else ' is none'}")
+            wrong = (
+                f"{missing[0]!r} is missing" if missing else f"{_first_unknown(captures, self._captures)!r}"
+            )
+            raise TypeError(
+                f"{self!r} takes {_listed(self._captures)}: {wrong}{'' if missing else ' is none'}"
+            )
         levels = []
         for level in self._levels:
             name, many = level[1:-1].removesuffix(":#"), level.endswith(":#}")
@@ -231,8 +237,8 @@ class _Contract(Generic[R]):
 class Operation(_Contract[R], Generic[Q, R]):
     """An operation by its types: `operation(topic, request=..., response=...)` makes it.
 
-    Called with a requester it asks. Called with a function, as a decorator, it takes the types of the captures
-    from there, too.
+    Called with a requester it asks. Called with a function, as a decorator, it takes the types of the
+    captures from there, too.
 
         set_power = reqtt.operation("cmnd/{device}/power", request=Power, response=State)
         state = await set_power(req, device="lamp", body=Power(on=True))
@@ -302,7 +308,9 @@ class Declared(_Contract[R], Generic[P, R]):
             ("result", contract.response_type, returns),
         ):
             if given is not None and found not in (given, _EMPTY):
-                raise TypeError(f"{name}: its {what} is {_shown(found)}, and {contract!r} says {_shown(given)}")
+                raise TypeError(
+                    f"{name}: its {what} is {_shown(found)}, and {contract!r} says {_shown(given)}"
+                )
         self._set_types(body, contract.response_type if returns is _EMPTY else returns)
         self._signature = inspect.signature(declaration)
         self.__doc__ = declaration.__doc__
@@ -428,8 +436,8 @@ def operation(
         request: the type of the payload; None: it has none.
         response: the type of the answer; None: the `Response` as it comes.
         content_type: what request and response are encoded as (section 3.3.2.3.9); None: what the types say.
-        options: `timeout`, `qos`, `retry`, `hedge` and others of `Requester.request`, for each request. `qos` is
-            the handler's, too.
+        options: `timeout`, `qos`, `retry`, `hedge` and others of `Requester.request`, for each request.
+            `qos` is the handler's, too.
 
     Raises:
         InvalidTopic: the topic is not valid, or has a wildcard that no capture names.
@@ -449,7 +457,9 @@ def operation(
 
 def _checked(options: CallOptions) -> CallOptions:
     if unknown := options.keys() - CallOptions.__annotations__.keys():
-        raise TypeError(f"an operation has no option {min(unknown)!r}: there are {_listed(CallOptions.__annotations__)}")
+        raise TypeError(
+            f"an operation has no option {min(unknown)!r}: there are {_listed(CallOptions.__annotations__)}"
+        )
     qos, timeout = options.get("qos"), options.get("timeout")
     _check_options(1 if qos is None else qos, None, 1, timeout, "after_response", "run")
     check_retry(options.get("retry"))
@@ -495,4 +505,6 @@ def _listed(names: Any) -> str:
 def _shown(annotation: Any) -> str:
     if annotation is _EMPTY:
         return "not said"
-    return annotation.__name__ if isinstance(annotation, type) and not _is_alias(annotation) else str(annotation)
+    return (
+        annotation.__name__ if isinstance(annotation, type) and not _is_alias(annotation) else str(annotation)
+    )

@@ -244,7 +244,8 @@ class Requester(_core.Requester):
         """`request` for a thread that has no event loop: waits there, while the requester's loop works.
 
         Takes what `request` takes, `retry` and `hedge` too, returns and raises the same. On the loop's own
-        thread it would wait for itself: a RuntimeError there. `KeyboardInterrupt` gives the request up at once.
+        thread it would wait for itself: a RuntimeError there. `KeyboardInterrupt` gives the request up at
+        once.
 
             response = await asyncio.to_thread(req.request_sync, "cmnd/lamp/power", "ON")
         """

@@ -44,14 +44,14 @@ _TOPICS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Asks again where a request failed: `retry=` of `Requester.request`, or of `Requester` for all of its own.
+    """Asks again where a request failed: `retry=` of `Requester.request`, or of `Requester` for all its own.
 
-    Each attempt has `timeout` seconds. In the pause that follows, an answer to it is still taken; so all of it
-    takes at most `attempts * timeout` and the pauses, and that is also the Message Expiry Interval of the first
-    (section 3.3.2.3.3). A request that was not answered keeps its Correlation Data: a responder that has it
-    already runs it once, and answers once (see "Duplicates" of the responders). Another member of a shared
-    group knows nothing of the first copy, and runs its own. After an error status the next attempt is a request
-    of its own, with other Correlation Data unless `correlation_data=` was given.
+    Each attempt has `timeout` seconds. In the pause that follows, an answer to it is still taken; so all of
+    it takes at most `attempts * timeout` and the pauses, and that is also the Message Expiry Interval of the
+    first copy (section 3.3.2.3.3). A request that was not answered keeps its Correlation Data: a responder
+    that has it already runs it once, and answers once. Another member of a shared group knows nothing of the
+    first copy, and runs its own. After an error status the next attempt is a request of its own, with other
+    Correlation Data unless `correlation_data=` was given.
 
     This is not what follows a lost connection: there an unacknowledged request is sent again anyway.
 
@@ -103,7 +103,9 @@ class Retry:
 
     def _waits(self) -> bool:
         """Whether it is asked again after a timeout."""
-        return any(not isinstance(cause, int) and issubclass(ResponseTimeout, cause) for cause in self.on or ())
+        return any(
+            not isinstance(cause, int) and issubclass(ResponseTimeout, cause) for cause in self.on or ()
+        )
 
     def _pauses(self) -> Iterator[float]:
         """Seconds after each attempt but the last; nothing after the last."""

@@ -222,7 +222,7 @@ def test_a_handler_that_breaks_the_contract_is_refused_at_its_decorator(set_powe
     ):
         with pytest.raises(TypeError, match=says):
             set_power.responder(handler)
-    with pytest.raises(TypeError, match="nothing fills 'body': .* has no body"):
+    with pytest.raises(TypeError, match=r"nothing fills 'body': .* has no body"):
         operation("a").responder(lambda body: body)
     with pytest.raises(ValueError, match="concurrency"):
         set_power.responder(concurrency=0)(another_body)
@@ -248,7 +248,7 @@ def test_the_types_of_captures_are_part_of_a_declared_contract() -> None:
 
     async def text(number: str) -> str: ...
 
-    with pytest.raises(TypeError, match="'number' is str, and .* says int"):
+    with pytest.raises(TypeError, match=r"'number' is str, and .* says int"):
         read.responder(text)
 
 

@@ -438,9 +438,7 @@ async def test_a_copy_that_is_turned_away_does_not_win(
     assert (await waiting).text == "answer"
 
 
-async def test_both_copies_share_one_timeout(
-    broker: Any, requester: Factory, peer: Any, topic: str
-) -> None:
+async def test_both_copies_share_one_timeout(broker: Any, requester: Factory, peer: Any, topic: str) -> None:
     req = await requester(broker)
     before = time.monotonic()
     with pytest.raises(reqtt.ResponseTimeout):
@@ -466,9 +464,7 @@ async def test_after_twenty_answers_the_slow_one_gets_a_second_copy(
     assert (await waiting).text == "second"
 
 
-async def test_each_attempt_has_its_hedge(
-    broker: Any, requester: Factory, peer: Any, topic: str
-) -> None:
+async def test_each_attempt_has_its_hedge(broker: Any, requester: Factory, peer: Any, topic: str) -> None:
     req = await requester(broker)
     with pytest.raises(reqtt.ResponseTimeout):
         await req.request(topic, hedge=0.1, timeout=0.3, retry=Retry(attempts=2, backoff=0.01))

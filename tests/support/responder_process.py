@@ -1,8 +1,8 @@
 """A reqtt responder in a process of its own: `responder_process.py URL FILTER MODE [CLIENT_ID [FILE]]`.
 
-MODE: `hang` never returns from the handler, `echo` returns the payload, `quiet` too, `pid` also who it is. It says
-READY and, in the first two, GOT <payload> for each request. A FILTER of the form $share/<group>/<filter> makes it a
-member of that group. With a client id its session persists, and with a file so do requests and answers.
+MODE: `hang` never returns from the handler, `echo` returns the payload, `quiet` too, `pid` also who it is. It
+says READY and, in the first two, GOT <payload> for each request. A FILTER like $share/<group>/<filter> makes
+it a member of that group. With a client id its session persists, and with a file so do requests and answers.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ async def wrong_calls(req: reqtt.Requester) -> None:
     await read(req, device="lamp", body=b"x")  # type: ignore
     set_power.options(colour=3)  # type: ignore
     number: int = await set_power(req, device="lamp", body=Power(True))  # type: ignore
-    print(number)
+    assert number
 
 
 async def declared_calls(req: reqtt.Requester) -> None:
