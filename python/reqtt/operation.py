@@ -115,7 +115,7 @@ class _Contract(Generic[R]):
         answers = "Response" if self.response_type is None else _shown(self.response_type)
         return f'<reqtt operation "{self.topic_filter}": {asks}-> {answers}>'
 
-    def topic(self, **captures: Capture) -> str:
+    def topic(self, /, **captures: Capture) -> str:
         """The topic name for these captures (section 4.7).
 
         Raises:
@@ -483,6 +483,8 @@ def _level(name: str, value: Any, many: bool) -> str:
 def _fits(body: Any, expected: Any) -> bool:
     if expected is float:
         expected = (float, int)
+    elif expected is bytes:
+        expected = (bytes, bytearray, memoryview)
     try:
         return isinstance(body, expected)
     except TypeError:
