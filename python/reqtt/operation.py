@@ -194,7 +194,7 @@ class _Contract(Generic[R]):
 
     def _specify(self, handler: Any, frame: FrameType, options: ResponderOptions) -> ResponderSpec:
         qos = self._options.get("qos")
-        given: ResponderOptions = options if qos is None else {"qos": qos, **options}  # type: ignore[typeddict-item]
+        given: ResponderOptions = options if qos is None else {"qos": qos, **options}
         spec = _specifier(self.topic_filter, **given)(handler, frame)
         arguments = []
         for argument in spec.arguments:
@@ -282,7 +282,8 @@ class Declared(_Contract[R], Generic[P, R]):
     Called with a requester, and then like that function, it asks. The body of the function never runs.
 
         @reqtt.operation("cmnd/{device}/power")
-        async def set_power(device: str, body: Power) -> State: ...
+        async def set_power(device: str, body: Power) -> State:
+            raise NotImplementedError
 
         state = await set_power(req, device="lamp", body=Power(on=True))
     """
@@ -429,7 +430,8 @@ def operation(
     types from there, those of the captures, too:
 
         @reqtt.operation("cmnd/{device}/power")
-        async def set_power(device: str, body: Power) -> State: ...
+        async def set_power(device: str, body: Power) -> State:
+            raise NotImplementedError
 
     Args:
         topic: a topic name (section 4.7); `{name}` captures one level, `{rest:#}` the rest.

@@ -37,11 +37,13 @@ ping = reqtt.operation("ping")
 
 
 @reqtt.operation("room/{room}/{number}", request=Power, response=State)
-async def switch(room: Room, number: int, body: Power) -> State: ...
+async def switch(room: Room, number: int, body: Power) -> State:
+    raise NotImplementedError
 
 
 @reqtt.operation("room/{room}/reset")
-async def reset(room: Room, *, reason: str = "") -> None: ...
+async def reset(room: Room, *, reason: str = "") -> None:
+    raise NotImplementedError
 
 
 async def calls(req: reqtt.Requester) -> None:
@@ -86,7 +88,8 @@ async def wrong_declared_calls(req: reqtt.Requester) -> None:
 
 
 @reqtt.operation("room/{room}", request=Power, response=State)  # type: ignore
-async def contradicts(room: Room, body: Power) -> Power: ...
+async def contradicts(room: Room, body: Power) -> Power:
+    raise NotImplementedError
 
 
 @set_power.responder
