@@ -10,7 +10,9 @@ from reqtt.testing import LoopbackBroker
 
 
 @contextmanager
-def broker_url(description: str | None, response_information: str | None = None) -> Generator[str, None, None]:
+def broker_url(
+    description: str | None, response_information: str | None = None
+) -> Generator[str, None, None]:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--url", help="e.g. mqtt://localhost:1883 (default: a loopback broker)")
     url: str | None = parser.parse_args().url
