@@ -211,9 +211,17 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        Python::attach(|py| {
-            if let Err(error) = self.close(py) {
-                error.write_unraisable(py, None);
+        Python::attach(|py| match &self.0 {
+            Kind::One(one) => one.give_up(py),
+            Kind::Many(coroutine) => {
+                // It may be let go of while an exception passes, which no call may meet.
+                let passing = PyErr::take(py);
+                if let Err(error) = coroutine.call_method0(py, intern!(py, "close")) {
+                    error.write_unraisable(py, None);
+                }
+                if let Some(passing) = passing {
+                    passing.restore(py);
+                }
             }
         });
     }
