@@ -53,8 +53,10 @@ from reqtt.errors import (
 )
 from reqtt.gather import Gather
 from reqtt.lifespan import Lifespan
+from reqtt.operation import Operation, operation
 from reqtt.requester import Requester, ResponseTopic
 from reqtt.responder import Middleware, responder
+from reqtt.retry import Retry
 from reqtt.router import Router
 from reqtt.serving import Responder
 from reqtt.stream import Stream
@@ -87,6 +89,7 @@ __all__ = [
     "Middleware",
     "NoMatchingSubscribers",
     "NotFound",
+    "Operation",
     "OutgoingRequest",
     "PacketTooLarge",
     "Properties",
@@ -107,6 +110,7 @@ __all__ = [
     "Response",
     "ResponseTimeout",
     "ResponseTopic",
+    "Retry",
     "Router",
     "Scram",
     "Stats",
@@ -119,6 +123,7 @@ __all__ = [
     "__version__",
     "codecs",
     "discover",
+    "operation",
     "responder",
 ]
 

@@ -6,12 +6,13 @@ Public classes are reached through `reqtt` and `reqtt.testing`.
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from types import GenericAlias, SimpleNamespace, TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, final, overload
+from typing import Any, Final, Generic, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
 from reqtt.client import Client, Properties
 from reqtt.codecs import Payload
+from reqtt.retry import Retry
 
 __all__ = [
     "DEBUG",
@@ -53,7 +54,7 @@ class Call(Coroutine[Any, Any, _T_co], Generic[_T_co]):
     # With another result mypy could not tell what `gather` gives: Python 3.11's takes generators, too.
     def __iter__(self) -> Generator[Any, Any, _T_co]: ...
     def __next__(self) -> Any: ...
-    def send(self, _value: Any) -> Any:
+    def send(self, value: Any) -> Any:
         """One step, for the event loop."""
 
     def throw(
@@ -181,6 +182,7 @@ class Requester:
         resend: bool = True,
         match_by_topic: bool = False,
         azure: bool = False,
+        retry: Retry | None = None,
     ) -> Self: ...
     @overload
     def request(
@@ -198,6 +200,8 @@ class Requester:
         correlation_data: bytes | None = None,
         response_topic: str | None = None,
         fail_fast: bool = True,
+        retry: Retry | Literal[False] | None = None,
+        hedge: float | Literal["p95"] | None = None,
     ) -> Call[Response]:
         """Send a request and await its response (MQTT 5.0, section 4.10).
 
@@ -223,6 +227,11 @@ class Requester:
             response_topic: for this request only; None: the requester's (section 3.3.2.3.5).
             fail_fast: end with `NoMatchingSubscribers` as soon as the broker says so; False waits
                 for a response all the same.
+            retry: asks again where it failed; each attempt has `timeout`. None: the requester's; False: not.
+            hedge: seconds, above 0, after which a request without an answer is sent a second time, with other
+                Correlation Data: another member of a shared group may be faster. The first answer counts, the
+                other is dropped. "p95": what 95 % of the latest hedged requests to this topic took at most,
+                once 20 of them are known. For what may run twice only.
 
         Raises:
             InvalidTopic, ValueError, TypeError: an argument that cannot be sent; in the call.
@@ -259,6 +268,8 @@ class Requester:
         correlation_data: bytes | None = None,
         response_topic: str | None = None,
         fail_fast: bool = True,
+        retry: Retry | Literal[False] | None = None,
+        hedge: float | Literal["p95"] | None = None,
     ) -> Call[_T]: ...
     # Unions and the other forms that are no `type`.
     @overload
@@ -277,6 +288,8 @@ class Requester:
         correlation_data: bytes | None = None,
         response_topic: str | None = None,
         fail_fast: bool = True,
+        retry: Retry | Literal[False] | None = None,
+        hedge: float | Literal["p95"] | None = None,
     ) -> Call[Any]: ...
     def _open(self, connection: Connection, response_topic: str | None = None) -> None:
         """Opens it on a connection."""

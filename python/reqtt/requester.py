@@ -16,6 +16,7 @@ from reqtt import _core, codecs
 from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ReqttError
 from reqtt.gather import Gather, GatherState
+from reqtt.retry import Latencies, Retry, check_retry
 from reqtt.stream import FIRST_CREDIT, SILENCE, Stream, StreamState
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Requester(_core.Requester):
         middleware: `async def (request, call_next) -> Response`, around each `request`; the first is
             outermost. The request is an `OutgoingRequest`. With middleware, a request starts when it is
             awaited; `gather` goes without.
+        retry: of requests that bring none of their own; None: a request is asked once.
         client_options: those of `Client`, where a URL is given.
 
     Raises:
@@ -93,12 +95,14 @@ class Requester(_core.Requester):
         correlation: Literal["data", "topic"] = "data",
         interop: Literal["plain", "azure"] = "plain",
         middleware: Sequence[RequesterMiddleware] = (),
+        retry: Retry | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> Self:
         if correlation not in ("data", "topic"):
             raise ValueError(f"correlation={correlation!r} does not exist: use 'data' or 'topic'")
         if interop not in ("plain", "azure"):
             raise ValueError(f"interop={interop!r} does not exist: use 'plain' or 'azure'")
+        check_retry(retry)
         return super().__new__(
             cls,
             qos=qos,
@@ -108,6 +112,7 @@ class Requester(_core.Requester):
             resend=resend,
             match_by_topic=correlation == "topic",
             azure=interop == "azure",
+            retry=retry or None,
         )
 
     def __init__(
@@ -123,6 +128,7 @@ class Requester(_core.Requester):
         correlation: Literal["data", "topic"] = "data",
         interop: Literal["plain", "azure"] = "plain",
         middleware: Sequence[RequesterMiddleware] = (),
+        retry: Retry | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> None:
         if isinstance(response_topic, str):
@@ -134,6 +140,8 @@ class Requester(_core.Requester):
             )
         self.client, self._owns_client = own_or_shared(client, client_options)
         self._response_topic = response_topic
+        self._correlation = correlation
+        self._latencies = Latencies()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timeout = timeout
         self._by_topic = correlation == "topic"
@@ -327,8 +335,9 @@ class Requester(_core.Requester):
     def request_sync(self, topic: str, payload: Payload = b"", **options: Any) -> Any:
         """`request` for a thread that has no event loop: waits there, while the requester's loop works.
 
-        Takes what `request` takes, returns and raises the same. On the loop's own thread it would wait for
-        itself: a RuntimeError there. `KeyboardInterrupt` gives the request up at once.
+        Takes what `request` takes, `retry` and `hedge` too, returns and raises the same. On the loop's own
+        thread it would wait for itself: a RuntimeError there. `KeyboardInterrupt` gives the request up at
+        once.
 
             response = await asyncio.to_thread(req.request_sync, "cmnd/lamp/power", "ON")
         """

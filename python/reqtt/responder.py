@@ -124,6 +124,8 @@ class ResponderSpec:
         """Whether the handler is an async generator."""
         return inspect.isasyncgenfunction(_body(self.handler))
 
+    content_type: str | None = None  # of what it returns; None: what the annotation says
+
     @property
     def name(self) -> str:
         """The handler's name for logs and errors."""
@@ -211,17 +213,21 @@ def responder(
     )
 
     def decorate(handler: F) -> F:
-        spec = specify(handler, sys._getframe(1))
-        others = tuple(replace(other, also=()) for other in specs_on(handler) if place(other) != place(spec))
-        try:
-            setattr(handler, ATTRIBUTE, replace(spec, also=others))
-        except AttributeError:
-            raise TypeError(
-                f"{spec.name} cannot carry a specification: decorate the function, or a method in its class"
-            ) from None
-        return handler
+        return attach(handler, specify(handler, sys._getframe(1)))
 
     return decorate
+
+
+def attach(handler: F, spec: ResponderSpec) -> F:
+    """Lets the handler carry its specification, beside those it has for other filters."""
+    others = tuple(replace(other, also=()) for other in specs_on(handler) if place(other) != place(spec))
+    try:
+        setattr(handler, ATTRIBUTE, replace(spec, also=others))
+    except AttributeError:
+        raise TypeError(
+            f"{spec.name} cannot carry a specification: decorate the function, or a method in its class"
+        ) from None
+    return handler
 
 
 def specifier(
@@ -690,14 +696,14 @@ def _caller(
 # --- from a result to a reply ---------------------------------------------------------------------
 
 
-def _encoder(returns: Any) -> codecs.Encoder:
+def _encoder(returns: Any, content_type: str | None = None) -> codecs.Encoder:
     if returns is _EMPTY or returns is None or returns is Response:
-        return codecs.encode
-    return codecs.compile_encoder(returns)
+        returns = Any
+    return codecs.compile_encoder(returns, content_type)
 
 
 def _replier(spec: ResponderSpec, interop_azure: bool) -> Callable[[Any], Reply]:
-    encoder = _encoder(spec.returns)
+    encoder = _encoder(spec.returns, spec.content_type)
 
     def reply(result: Any) -> Reply:
         if isinstance(result, Response):

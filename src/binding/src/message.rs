@@ -199,7 +199,7 @@ impl Response {
         user_properties: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyClassInitializer<Self>> {
         let mut inner = CoreMessage::default();
-        set_payload(py, &mut inner, payload)?;
+        set_payload_as(py, &mut inner, payload, content_type.as_deref())?;
         Given { content_type, payload_format_indicator, user_properties, ..Given::default() }
             .put_into(py, &mut inner)?;
         let status = status.unwrap_or(200);
@@ -395,7 +395,7 @@ impl Request {
             qos: check_qos(qos)?,
             ..CoreMessage::default()
         };
-        set_payload(py, &mut inner, payload)?;
+        set_payload_as(py, &mut inner, payload, content_type.as_deref())?;
         Given {
             content_type,
             payload_format_indicator,
@@ -728,13 +728,23 @@ pub(crate) fn set_payload(
     message: &mut CoreMessage,
     payload: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
+    set_payload_as(py, message, payload, None)
+}
+
+/// The same, encoded as a Content Type says.
+pub(crate) fn set_payload_as(
+    py: Python<'_>,
+    message: &mut CoreMessage,
+    payload: Option<&Bound<'_, PyAny>>,
+    content_type: Option<&str>,
+) -> PyResult<()> {
     let Some(payload) = payload else { return Ok(()) };
     if let Ok(payload) = payload.cast_exact::<PyBytes>() {
         message.payload = lend(payload);
         return Ok(());
     }
     static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let encoded = ENCODE.import(py, "reqtt.codecs", "encode")?.call1((payload,))?;
+    let encoded = ENCODE.import(py, "reqtt.codecs", "encode")?.call1((payload, content_type))?;
     let (bytes, content_type, indicator): (Bound<'_, PyAny>, Option<String>, Option<u8>) =
         encoded.extract()?;
     message.payload = bytes_of(&bytes)?;
