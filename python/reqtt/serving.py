@@ -306,6 +306,9 @@ class Responder:
 
 
 def _workers(specs: list[ResponderSpec]) -> Workers | None:
+    threads = sum(
+        spec.concurrency for spec in specs if not (spec.streams or inspect.iscoroutinefunction(spec.handler))
+    )
     return Workers(threads) if threads else None
 
 
