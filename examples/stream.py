@@ -20,8 +20,8 @@ class Reading:
 async def boil(kettle: str) -> AsyncIterator[Reading]:
     try:
         for celsius in range(20, 101, 20):
-            await asyncio.sleep(0.05)
             yield Reading(celsius)
+            await asyncio.sleep(0.05)
     finally:
         print(f"{kettle}: off")
 

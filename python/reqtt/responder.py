@@ -18,7 +18,6 @@ import sys
 import typing
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import (
@@ -33,8 +32,6 @@ from typing import (
     get_origin,
 )
 
-import msgspec
-
 from reqtt import codecs
 from reqtt._core import Request, Response, parse_filter
 from reqtt._status import error_reply, wire_status
@@ -48,11 +45,16 @@ from reqtt.errors import (
 )
 
 if TYPE_CHECKING:
+    import msgspec
+
     from reqtt import Client
+    from reqtt._workers import Workers
     from reqtt.journal import Journal
     from reqtt.lifespan import Lifespan
     from reqtt.serving import Responder
     from reqtt.streaming import Control
+else:
+    from reqtt import _msgspec as msgspec
 
 __all__ = ["Middleware", "ResponderSpec", "compile_runner", "responder"]
 
@@ -785,7 +787,7 @@ def compile_runner(
     spec: ResponderSpec,
     *,
     client: Client | None,
-    executor: Executor | None,
+    workers: Workers | None,
     middleware: Sequence[Middleware] = (),
     interop: Literal["plain", "azure"] = "plain",
     journal: Callable[[], Journal] | None = None,
@@ -793,9 +795,10 @@ def compile_runner(
     app: Responder | None = None,
     around: Callable[[Runner], Runner] | None = None,
 ) -> Runner:
-    """The coroutine function that answers one request; to be run as a task of its own. `journal` gives what
-    keeps answers beyond the life of the process, where the handler asks for that; `control` is for streams.
-    `middleware` goes around that of the routers, and `around` around all that ends with the answer.
+    """The coroutine function that answers one request; to be run as a task of its own. Plain functions run in
+    `workers`, without them in the threads of the loop. `journal` gives what keeps answers beyond the life of
+    the process, where the handler asks for that; `control` is for streams. `middleware` goes around that of
+    the routers, and `around` around all that ends with the answer.
 
     It ends each request with one `_reply` or `_done`, and raises nothing but CancelledError,
     KeyboardInterrupt and SystemExit, after having answered.
@@ -804,7 +807,7 @@ def compile_runner(
     check_middleware(middleware)
     azure = interop == "azure"
     reply_to = _replier(spec, azure)
-    handle, opened = _handle(spec, client, executor, app)
+    handle, opened = _handle(spec, client, workers, app)
     if spec.streams:
         from reqtt.streaming import compile_streamer
 
@@ -928,16 +931,16 @@ def _send_failed(spec: ResponderSpec, request: Request, error: Exception, azure:
 
 
 def _handle(
-    spec: ResponderSpec, client: Client | None, executor: Executor | None, app: Responder | None
+    spec: ResponderSpec, client: Client | None, workers: Workers | None, app: Responder | None
 ) -> tuple[Callable[[Request], Awaitable[Any]], Open | None]:
     """What runs a handler, and the place of the dependencies that it leaves open, where it has such."""
     if any(argument.dependency is not None for argument in spec.arguments):
-        return resolving(spec, client, app, lambda call: _as_coroutine(spec, call, executor))
-    return _as_coroutine(spec, _caller(spec, client, app), executor), None
+        return resolving(spec, client, app, lambda call: _as_coroutine(spec, call, workers))
+    return _as_coroutine(spec, _caller(spec, client, app), workers), None
 
 
 def _as_coroutine(
-    spec: ResponderSpec, call: Callable[..., Any], executor: Executor | None
+    spec: ResponderSpec, call: Callable[..., Any], workers: Workers | None
 ) -> Callable[..., Awaitable[Any]]:
     if spec.streams:
         from reqtt.streaming import streamed
@@ -954,10 +957,11 @@ def _as_coroutine(
             raise RuntimeError("handler raised StopIteration") from error
 
     async def handle(*arguments: Any) -> Any:
-        context = contextvars.copy_context()
-        result = await asyncio.get_running_loop().run_in_executor(
-            executor, context.run, call_in_thread, *arguments
-        )
+        job = functools.partial(contextvars.copy_context().run, call_in_thread, *arguments)
+        if workers is not None:
+            result = await workers.run(job)
+        else:
+            result = await asyncio.get_running_loop().run_in_executor(None, job)
         # A `def` around an `async def`.
         return await result if inspect.isawaitable(result) else result
 

@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
@@ -24,6 +23,7 @@ from reqtt.responder import Middleware, ResponderSpec, compile_runner
 from reqtt.router import collect
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from reqtt._options import ClientOptions
@@ -111,13 +111,13 @@ class Responder:
 
             self._presence = Presence(discovery, self._specs)
         # Compiled now: a middleware that is none must not surface with the first request.
-        self._executor = _executor(self._specs)
+        self._workers = _workers(self._specs)
         self._control = _control(self._specs, self.client)
         self._runners = [
             compile_runner(
                 spec,
                 client=self.client,
-                executor=self._executor,
+                workers=self._workers,
                 middleware=tuple(middleware),
                 interop=interop,
                 journal=self._opened_journal,
@@ -130,7 +130,7 @@ class Responder:
         if self._presence is not None:
             own = self._presence.handlers()
             self._specs += own
-            self._runners += [compile_runner(spec, client=self.client, executor=None) for spec in own]
+            self._runners += [compile_runner(spec, client=self.client, workers=None) for spec in own]
 
     def __repr__(self) -> str:
         filters = ", ".join(spec.topic_filter for spec in self._specs)
@@ -272,9 +272,9 @@ class Responder:
             if self._control is not None:
                 self._control.close()
             self.client._responders.discard(self)
-            if self._executor is not None:
+            if self._workers is not None:
                 # A thread that is stuck is left behind: it must not hold up the end.
-                self._executor.shutdown(wait=False, cancel_futures=True)
+                self._workers.shutdown()
             if self._stop is not None:
                 self._stop.set()
             try:
@@ -305,7 +305,7 @@ class Responder:
             await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
 
 
-def _executor(specs: list[ResponderSpec]) -> Workers | None:
+def _workers(specs: list[ResponderSpec]) -> Workers | None:
     threads = sum(
         spec.concurrency for spec in specs if not (spec.streams or inspect.iscoroutinefunction(spec.handler))
     )
@@ -330,6 +330,8 @@ def _journal_file(
             raise ValueError('deduplicate_file= is for handlers with deduplicate="disk": there is none')
         return None
     if given is not None:
+        from pathlib import Path
+
         return Path(given)
     client_id = client_id or client.client_id
     if not client_id:

@@ -38,7 +38,6 @@ fn topic_matches(topic_filter: &str, topic: &str) -> bool {
     reqtt_core::topic::matches(topic_filter, topic)
 }
 
-/// The standard's name of a reason code, e.g. `Not authorized`.
 /// The topic `name` below the place where this client may receive what others address to it.
 #[pyfunction]
 #[pyo3(signature = (client_id, response_information, name))]
@@ -46,6 +45,7 @@ fn own_topic(client_id: &str, response_information: Option<&str>, name: &str) ->
     reqtt_core::own_topic(client_id, response_information, name)
 }
 
+/// The standard's name of a reason code, e.g. `Not authorized`.
 #[pyfunction]
 fn reason_name(reason_code: u8) -> &'static str {
     reqtt_core::ReasonCode(reason_code).name()
