@@ -147,8 +147,8 @@ def start(
     retry: object,
     hedge: object,
     options: dict[str, Any],
-) -> Coroutine[Any, Any, Any]:
-    """Sends the first copy, and gives what waits for the answer. The native `request` calls it."""
+) -> tuple[Coroutine[Any, Any, Any], Call[Any]]:
+    """Sends the first copy; gives what waits for the answer, and that copy. For the native `request`."""
     check_retry(retry)
     _check_hedge(requester, hedge, options)
     # Once, so that all copies are alike.
@@ -162,7 +162,8 @@ def start(
     asking = _Asking(
         requester, topic, payload, timeout, retry if isinstance(retry, Retry) else _ONCE, hedge, options
     )
-    return asking.run(asking.send(0))
+    first = asking.send(0)
+    return asking.run(first), first
 
 
 def _check_hedge(requester: Requester, hedge: Any, options: dict[str, Any]) -> None:

@@ -213,9 +213,9 @@ impl Requester {
             options.set_item(intern!(py, "fail_fast"), fail_fast)?;
             static START: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
             let start = START.import(py, "reqtt.retry", "start")?;
-            let coroutine =
-                start.call1((slf, topic, payload, timeout.as_secs_f64(), retry, hedge, options))?;
-            return Ok(Call::of_coroutine(coroutine.unbind()));
+            let begun = start.call1((slf, topic, payload, timeout.as_secs_f64(), retry, hedge, options))?;
+            let (coroutine, first) = begun.extract()?;
+            return Ok(Call::of_coroutine(coroutine, first));
         }
         let given = Given {
             content_type,

@@ -58,8 +58,9 @@ pub(crate) struct Call(Kind);
 enum Kind {
     /// One command, and where its outcome is left.
     One(One),
-    /// A coroutine that makes several of the former.
-    Many(Py<PyAny>),
+    /// A coroutine that makes several of the former, and the first of them, which is under way already: a
+    /// coroutine that is closed before it began keeps what it was given, from Python 3.12 on.
+    Many { coroutine: Py<PyAny>, first: Py<PyAny> },
 }
 
 struct One {
@@ -116,15 +117,15 @@ impl Call {
         Self(Kind::One(One { bridge, slot, token }))
     }
 
-    /// A coroutine, begun or not, as a call.
-    pub(crate) fn of_coroutine(coroutine: Py<PyAny>) -> Self {
-        Self(Kind::Many(coroutine))
+    /// A coroutine as a call, and the first call that it waits for.
+    pub(crate) fn of_coroutine(coroutine: Py<PyAny>, first: Py<PyAny>) -> Self {
+        Self(Kind::Many { coroutine, first })
     }
 
     fn step(&self, py: Python<'_>, value: Option<&Bound<'_, PyAny>>) -> PyResult<Py<PyAny>> {
         match &self.0 {
             Kind::One(one) => one.step(py),
-            Kind::Many(coroutine) => coroutine.call_method1(py, intern!(py, "send"), (value,)),
+            Kind::Many { coroutine, .. } => coroutine.call_method1(py, intern!(py, "send"), (value,)),
         }
     }
 }
@@ -167,7 +168,7 @@ impl Call {
     ) -> PyResult<Py<PyAny>> {
         match &self.0 {
             Kind::One(one) => one.give_up(py),
-            Kind::Many(coroutine) => {
+            Kind::Many { coroutine, .. } => {
                 let throw = intern!(py, "throw");
                 return match value {
                     Some(value) => coroutine.call_method1(py, throw, (r#type, value, traceback)),
@@ -203,7 +204,10 @@ impl Call {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         match &self.0 {
             Kind::One(one) => one.give_up(py),
-            Kind::Many(coroutine) => drop(coroutine.call_method0(py, intern!(py, "close"))?),
+            Kind::Many { coroutine, first } => {
+                coroutine.call_method0(py, intern!(py, "close"))?;
+                first.call_method0(py, intern!(py, "close"))?;
+            }
         }
         Ok(())
     }
@@ -213,10 +217,10 @@ impl Drop for Call {
     fn drop(&mut self) {
         Python::attach(|py| match &self.0 {
             Kind::One(one) => one.give_up(py),
-            Kind::Many(coroutine) => {
+            Kind::Many { .. } => {
                 // It may be let go of while an exception passes, which no call may meet.
                 let passing = PyErr::take(py);
-                if let Err(error) = coroutine.call_method0(py, intern!(py, "close")) {
+                if let Err(error) = self.close(py) {
                     error.write_unraisable(py, None);
                 }
                 if let Some(passing) = passing {
