@@ -30,6 +30,13 @@ LINES = {
         r"Response Information: None",
         r"answer on clients/panel-7/responses/\S{16}$",
     ],
+    "stream": [
+        r"kettle-1: 20 °C",
+        r"kettle-1: 100 °C",
+        r"kettle-1: off",
+        r"kettle-2: 20 °C, that is enough",
+        r"kettle-2: off",
+    ],
     "will_message": [
         r"device: .*loses power",
         r"watchdog: panel-7 is gone, answer to wills/panel-7/handled",
