@@ -42,6 +42,7 @@ LINES = {
         r"watchdog: panel-7 is gone, answer to wills/panel-7/handled",
         r"logbook: .*technician.*b'panel-7 #1'",
     ],
+    "operation": [r"lamp: on at the second attempt", r"not sent: invalid device for a topic: .* / "],
     "shared_subscription": [r"anna: +\d+ #+$", r"bert: +\d+ #+$", r"20 responses to 20 requests, 0 answered"],
 }
 
