@@ -7,7 +7,7 @@ import json
 import os
 import pty
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,27 @@ async def test_gather_fills_a_table_on_a_terminal(broker: Any, house: str) -> No
     assert "ON" in shown
     assert "200" in shown
     assert "\x07" not in shown
+
+
+@pytest.mark.skipif(not hasattr(reqtt.Requester, "stream"), reason="this build has no streams")
+async def test_stream_follows_a_response_of_many_parts(broker: Any, serving: Factory, topic: str) -> None:
+    @responder(f"{topic}/{{n}}")
+    async def count(n: int) -> AsyncIterator[str]:
+        for number in range(n):
+            if number == 3:
+                raise reqtt.RequestError(409, "no more")
+            yield f"part {number}"
+
+    await serving(broker, count)
+    done = await run("request", f"{topic}/2", "--stream", "-u", broker.url)
+    assert (done.code, done.text) == (0, "part 0\npart 1\n")
+    failed = await run("request", f"{topic}/9", "--stream", "--json", "-u", broker.url)
+    items = [json.loads(line) for line in failed.text.splitlines()]
+    assert [item.get("payload") for item in items] == ["part 0", "part 1", "part 2", None]
+    assert items[-1]["error"]["status"] == 409
+    assert failed.code == 1
+    nobody = await run("request", f"{topic}-nobody", "--stream", "-u", broker.url)
+    assert nobody.code == 4
 
 
 async def test_a_terminal_is_not_commanded_by_a_payload(broker: Any, house: str) -> None:
