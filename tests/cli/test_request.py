@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import select
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -147,6 +148,35 @@ async def test_the_password_comes_from_the_environment_and_is_never_shown(own_mo
     asked = await run("request", "t", "-u", broker.url, "--username", "panel", "--password", "-")
     assert asked.code == 2
     assert "REQTT_PASSWORD" in asked.complaint()
+
+
+async def test_the_password_is_asked_for_without_an_echo(own_mosquitto: Any) -> None:
+    broker = own_mosquitto(users={"panel": "open sesame"})
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *("request", "t", "-u", broker.url, "--username", "panel", "--password", "-"),
+        stdin=theirs,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment({}),
+        # Without the terminal of whoever runs the tests.
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        asked = await process.stderr.readuntil(b": ")
+        os.write(ours, b"open sesame\n")
+        rest = await process.stderr.read()
+        code = await process.wait()
+    os.set_blocking(ours, False)
+    echo = os.read(ours, 1000) if select.select([ours], [], [], 0)[0] else b""
+    os.close(ours)
+    os.close(theirs)
+    assert asked == b"Password of panel: "
+    assert b"sesame" not in rest + echo
+    # It was let in; there is nobody to answer.
+    assert code == 4, rest
 
 
 async def test_gather_takes_the_responses_of_all(broker: Any, serving: Factory, topic: str) -> None:
