@@ -10,6 +10,7 @@ Names are those of the MQTT 5.0 specification; numbers of sections, here and bel
 from __future__ import annotations
 
 import warnings as _warnings
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from reqtt import codecs
 from reqtt._core import DEBUG as _DEBUG
@@ -99,9 +100,25 @@ __all__ = [
     "UnsupportedContentType",
     "Will",
     "__version__",
+    "blocking",
     "codecs",
     "responder",
 ]
+
+if _TYPE_CHECKING:
+    from types import ModuleType as _ModuleType
+
+    from reqtt import blocking
+
+
+def __getattr__(name: str) -> _ModuleType:
+    # Imported by those who name it: the rest need not wait for it.
+    if name == "blocking":
+        from importlib import import_module
+
+        return import_module("reqtt.blocking")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 if _DEBUG:
     _warnings.warn(

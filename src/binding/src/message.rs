@@ -15,8 +15,8 @@ use reqtt_core::message::{ConnAck as CoreConnAck, Message as CoreMessage, Proper
 use reqtt_core::topic::{self, Pattern};
 use reqtt_core::{Reply, ResponderOptions};
 
-use crate::bridge::Bridge;
 use crate::errors;
+use crate::owner::Owner;
 use crate::payload::lend;
 
 /// One message with its MQTT 5 properties, as it came (section 3.3).
@@ -331,22 +331,23 @@ pub(crate) struct Request {
 
 enum Origin {
     /// From the network.
-    Delivery { bridge: Py<Bridge>, options: Arc<ResponderOptions>, delivery: u64 },
+    Delivery { owner: Owner, options: Arc<ResponderOptions>, delivery: u64 },
     /// Made by a test: captures are given, the outcome is kept.
     Made { captures: Vec<(String, String)>, outcome: Mutex<Option<Py<PyTuple>>> },
 }
 
 impl Request {
     pub fn incoming(
-        bridge: &Bound<'_, Bridge>,
+        py: Python<'_>,
+        owner: Owner,
         options: Arc<ResponderOptions>,
         delivery: u64,
         inner: CoreMessage,
         expires: Option<Instant>,
     ) -> PyResult<Py<Self>> {
-        let origin = Origin::Delivery { bridge: bridge.clone().unbind(), options, delivery };
+        let origin = Origin::Delivery { owner, options, delivery };
         Py::new(
-            bridge.py(),
+            py,
             PyClassInitializer::from(Message { inner }).add_subclass(Self {
                 origin,
                 expires,
@@ -454,7 +455,7 @@ impl Request {
     #[getter]
     fn client<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match &self.origin {
-            Origin::Delivery { bridge, .. } => bridge.get().client(py),
+            Origin::Delivery { owner, .. } => owner.client(py),
             Origin::Made { .. } => Ok(py.None().into_bound(py)),
         }
     }
@@ -480,7 +481,7 @@ impl Request {
             return Ok(());
         }
         match &self.origin {
-            Origin::Delivery { bridge, delivery, .. } => {
+            Origin::Delivery { owner, delivery, .. } => {
                 let reply = Box::new(Reply {
                     payload: bytes,
                     status,
@@ -489,8 +490,8 @@ impl Request {
                     user_properties,
                 });
                 // Held here so that a task which ends in this very call is not dropped under the lock.
-                let _task = bridge.get().answered(*delivery);
-                Bridge::tell_soon(bridge.bind(py), Command::Reply { delivery: *delivery, reply: Some(reply) })
+                let _task = owner.answered(*delivery);
+                owner.tell_soon(py, Command::Reply { delivery: *delivery, reply: Some(reply) })
             }
             Origin::Made { outcome, .. } => {
                 let user_properties = PyTuple::new(py, user_properties)?;
@@ -508,9 +509,9 @@ impl Request {
             return Ok(());
         }
         match &self.origin {
-            Origin::Delivery { bridge, delivery, .. } => {
-                let _task = bridge.get().answered(*delivery);
-                Bridge::tell_soon(bridge.bind(py), Command::Reply { delivery: *delivery, reply: None })
+            Origin::Delivery { owner, delivery, .. } => {
+                let _task = owner.answered(*delivery);
+                owner.tell_soon(py, Command::Reply { delivery: *delivery, reply: None })
             }
             Origin::Made { outcome, .. } => {
                 let kept = ("done",).into_pyobject(py)?.unbind();

@@ -11,10 +11,11 @@ use reqtt_core::command::{Command, Many, NewRequest, RequesterOptions, ResponseT
 use reqtt_core::message::Message as CoreMessage;
 use reqtt_core::topic;
 
-use crate::bridge::{Bridge, Call, Waiting};
 use crate::client::Connection;
 use crate::errors;
 use crate::message::{Given, check_qos, check_timeout, set_payload};
+use crate::outcome::Waiting;
+use crate::owner::Owner;
 
 /// Which requester of the connection; 0 before it is opened.
 static IDS: AtomicU32 = AtomicU32::new(1);
@@ -33,14 +34,14 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    fn bridge(&self, py: Python<'_>) -> PyResult<(u32, Py<Bridge>)> {
+    fn bridge(&self, py: Python<'_>) -> PyResult<(u32, Owner)> {
         let opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match opened.as_ref() {
             Some((id, connection)) => Ok((*id, connection.get().bridge(py)?)),
             None => Err(errors::simple(
                 py,
                 "ReqttError",
-                "the requester is not open: use `async with Requester(...) as req:`",
+                "the requester is not open: use `async with Requester(...) as req:`, or `with` for that of reqtt.blocking",
             )),
         }
     }
@@ -100,15 +101,15 @@ impl Requester {
             resend: self.resend,
             match_by_topic: self.match_by_topic,
         };
-        bridge.get().tell(Command::OpenRequester { requester: id, options });
+        bridge.tell(Command::OpenRequester { requester: id, options });
         *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((id, connection));
         Ok(())
     }
 
     /// Ends when none of its requests is under way.
-    fn _drain(&self, py: Python<'_>) -> PyResult<Call> {
+    fn _drain(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let (requester, bridge) = self.bridge(py)?;
-        Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::DrainRequester { token, requester })
+        bridge.start(py, Waiting::Plain, |token| Command::DrainRequester { token, requester })
     }
 
     /// Ends its requests with `ClientClosed`, and gives up its response topic.
@@ -116,8 +117,8 @@ impl Requester {
         let opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Some((id, connection)) = opened.as_ref() else { return Ok(()) };
         if let Ok(bridge) = connection.get().bridge(py) {
-            bridge.get().on_its_loop(py)?;
-            bridge.get().tell(Command::CloseRequester { requester: *id });
+            bridge.check(py)?;
+            bridge.tell(Command::CloseRequester { requester: *id });
         }
         Ok(())
     }
@@ -182,7 +183,7 @@ impl Requester {
         correlation_data: Option<&[u8]>,
         response_topic: Option<String>,
         fail_fast: bool,
-    ) -> PyResult<Call> {
+    ) -> PyResult<Py<PyAny>> {
         let given = Given {
             content_type,
             payload_format_indicator,
@@ -195,7 +196,7 @@ impl Requester {
         let (py, this) = (slf.py(), slf.get());
         let timeout = timeout.map_or(Ok(this.timeout), check_timeout)?;
         let decode = response_type.map(|kind| compile_decoder(py, kind)).transpose()?;
-        Bridge::start(bridge.bind(py), Waiting::Request(decode), |token| {
+        bridge.start(py, Waiting::Request(decode), |token| {
             Command::Request(Box::new(NewRequest {
                 token,
                 requester,
@@ -243,7 +244,7 @@ impl Requester {
         message.properties.user_properties.push((reqtt_core::GATHER.into(), "1".into()));
         let timeout = timeout.map_or(Ok(slf.get().timeout), check_timeout)?;
         let many = Some(Many { stall: stall.map(check_timeout).transpose()? });
-        Bridge::gather(bridge.bind(slf.py()), item, end, |token| {
+        bridge.gather(slf.py(), item, end, |token| {
             let started = Instant::now();
             Command::Request(Box::new(NewRequest {
                 token,
@@ -260,7 +261,7 @@ impl Requester {
     /// Ends a gathering.
     fn _give_up(&self, py: Python<'_>, token: Token) -> PyResult<()> {
         if let Ok((_, bridge)) = self.bridge(py) {
-            bridge.get().cancel(py, token);
+            bridge.cancel(py, token);
         }
         Ok(())
     }
@@ -274,7 +275,7 @@ impl Requester {
         payload: Option<&Bound<'_, PyAny>>,
         qos: Option<u8>,
         given: Given<'_, '_>,
-    ) -> PyResult<(u32, Py<Bridge>, CoreMessage)> {
+    ) -> PyResult<(u32, Owner, CoreMessage)> {
         let (py, this) = (slf.py(), slf.get());
         let (requester, bridge) = this.bridge(py)?;
         topic::check_topic(topic).map_err(|error| errors::to_py(py, &error))?;
