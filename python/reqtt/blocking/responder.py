@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import logging
 import os
 import signal
 import threading
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from reqtt.journal import Journal
 
 __all__ = ["Middleware", "Responder"]
+
+_log = logging.getLogger("reqtt.responder")
 
 T = TypeVar("T")
 
@@ -202,6 +205,9 @@ class Responder:
             try:
                 with self._deadlines.watch(request, timeout):
                     contextvars.copy_context().run(_run, runner(request))
+            except Exception as error:
+                # What was late for a responder that is closed.
+                _log.debug("%r: after the end: %s", self, error)
             except BaseException as error:
                 # SystemExit or KeyboardInterrupt, after it was answered: for whoever serves.
                 self._raised = error
@@ -302,16 +308,15 @@ class Responder:
         connection = self.client._connection
         try:
             if drained is not None:
-                if drain and timeout > 0:
-                    with contextlib.suppress(TimeoutError, ClientClosed, ConnectionLost):
-                        wait(drained, timeout)
-                # Else each handler that is given up makes room for the next.
-                connection.stop_responders(self._ids)
-                with self._lock:
-                    running = list(self._running)
-                for request in running:
-                    request._reply(*_error(503, "responder is shutting down", self._azure, application=False))
-                connection.close_responders(self._ids)
+                try:
+                    if drain and timeout > 0:
+                        with contextlib.suppress(TimeoutError, ClientClosed, ConnectionLost):
+                            wait(drained, timeout)
+                finally:
+                    # Else each handler that is given up makes room for the next.
+                    connection.stop_responders(self._ids)
+                    self._give_up()
+                    connection.close_responders(self._ids)
         finally:
             self.client._responders.discard(self)
             self._inbox.close()
@@ -319,6 +324,12 @@ class Responder:
             self._close_journal()
             if self._owns_client:
                 self.client._disconnect()
+
+    def _give_up(self) -> None:
+        with self._lock:
+            running = list(self._running)
+        for request in running:
+            request._reply(*_error(503, "responder is shutting down", self._azure, application=False))
 
 
 def _in_this_thread(spec: ResponderSpec) -> Callable[..., Any]:

@@ -9,10 +9,10 @@ use reqtt_core::command::{Command, Event};
 
 use super::Hub;
 use super::queue::Queue;
-use super::wait::{Waited, wait};
+use super::wait::{self, Waited, wait};
 use crate::message::{Message, Request, check_timeout};
 use crate::owner::Owner;
-use crate::{bridge, errors, logging, outcome, payload, runtime};
+use crate::{bridge, errors, outcome, payload, runtime};
 
 /// What comes one after the other, for any thread that waits for it.
 #[pyclass(frozen, weakref, module = "reqtt._core")]
@@ -88,7 +88,7 @@ impl Inbox {
         runtime::check_process(self.forks)?;
         bridge::refuse_on_a_loop(py)?;
         let waited = wait(py, &self.queue, until)?;
-        logging::drain(py)?;
+        wait::log(py);
         payload::take_back(py);
         match waited {
             Waited::Event(event) => self.translate(py, event),

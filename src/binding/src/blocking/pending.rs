@@ -9,10 +9,10 @@ use reqtt_core::command::Token;
 
 use super::Hub;
 use super::queue::Queue;
-use super::wait::{Waited, wait};
+use super::wait::{self, Waited, wait};
 use crate::message::check_timeout;
 use crate::outcome::Waiting;
-use crate::{logging, payload};
+use crate::payload;
 
 /// An operation under way. Wait for it once.
 ///
@@ -48,7 +48,7 @@ impl Pending {
         payload::take_back(py);
         match waited {
             Ok(Waited::Event(event)) => {
-                logging::drain(py)?;
+                wait::log(py);
                 waiting.outcome(py, event)
             }
             Ok(Waited::Over | Waited::Late) => {

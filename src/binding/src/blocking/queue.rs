@@ -60,7 +60,7 @@ impl Queue {
     pub fn push_message(&self, event: Event) -> Option<u64> {
         let mut state = self.lock();
         let mut event = event;
-        let Event::Message { delivery, message, .. } = &mut event else { return None };
+        let Event::Message { delivery, .. } = &mut event else { return None };
         if state.over {
             return *delivery;
         }
@@ -72,7 +72,6 @@ impl Queue {
             state.events.push_back(event);
         } else {
             state.dropped += 1;
-            debug_assert!(message.qos == 0 || delivery.is_none());
             let oldest =
                 state.events.iter().take(self.limit).position(
                     |waiting| matches!(waiting, Event::Message { message, .. } if message.qos == 0),

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use reqtt_core::command::Event;
 
 use super::queue::Queue;
-use crate::runtime;
+use crate::{logging, runtime};
 
 /// How long Ctrl-C may go unseen. Only the main thread sees it (`PyErr_CheckSignals` does nothing elsewhere).
 const GLANCE: Duration = Duration::from_millis(20);
@@ -41,6 +41,13 @@ pub(super) fn wait(py: Python<'_>, queue: &Queue, until: Option<Instant>) -> PyR
         if until.is_some_and(|until| Instant::now() >= until) {
             return Ok(Waited::Late);
         }
+    }
+}
+
+/// Writes what the core has logged meanwhile. A logging handler that raises must not cost a result.
+pub(super) fn log(py: Python<'_>) {
+    if let Err(error) = logging::drain(py) {
+        error.write_unraisable(py, None);
     }
 }
 
