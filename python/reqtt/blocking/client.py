@@ -67,7 +67,7 @@ class Client:
         self._settings = _client.Client(url, **options)
         self._lock = threading.Lock()
         self._reauthenticating = threading.Lock()
-        self._closed = False
+        self._closed = self._opened = False
         self._connecting = 0
         self._final: tuple[Any, ...] | None = None
         self._listeners: weakref.WeakSet[_core.Inbox] = weakref.WeakSet()
@@ -128,7 +128,9 @@ class Client:
             self._connecting += 1
             self._start_answering()
         try:
-            return wait(connecting)
+            connack = wait(connecting)
+            self._opened = True
+            return connack
         except BaseException:
             with self._lock:
                 alone = connection is self._connection and self._connecting == 1
@@ -208,7 +210,7 @@ class Client:
                 return
             final = self._connection.known()
             # Raises on a loop's thread or after fork(), before anything has changed.
-            disconnecting = self._connection.disconnect() if final[1] is not None else None
+            disconnecting = self._connection.disconnect() if self._opened else None
             self._closed, self._final = True, final
         try:
             if disconnecting is not None:
