@@ -795,15 +795,19 @@ import os, signal, statistics, sys, threading, time
 import reqtt
 from reqtt import blocking
 
-def interrupted(call):
-    took = []
+def interrupted(call, begun=lambda: True):
+    took, ready = [], threading.Event()
     def interrupt():
+        ready.wait()
+        while not begun():
+            time.sleep(0.01)
         time.sleep(0.1)
         took.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
+        ready.set()
         call()
     except KeyboardInterrupt:
         took.append(time.monotonic())
@@ -812,14 +816,14 @@ def interrupted(call):
 
 url, silent, topic = sys.argv[1:]
 with blocking.Requester(url) as req:
-    req.client.publish(topic)
+    pending = lambda: req.client.stats().pending
     waits = [
-        interrupted(lambda: req.request(topic, timeout=20, fail_fast=False)) for _ in range(5)
+        interrupted(lambda: req.request(topic, timeout=20, fail_fast=False), pending) for _ in range(5)
     ]
     assert req.client.stats().pending == 0, req.client.stats()
     while req.client.stats().cancelled < 5:
         time.sleep(0.01)
-    waits.append(interrupted(lambda: list(req.gather(topic, timeout=20, fail_fast=False))))
+    waits.append(interrupted(lambda: list(req.gather(topic, timeout=20, fail_fast=False)), pending))
     assert req.client.stats().pending == 0
     with req.client.subscribe(topic) as messages:
         waits.append(interrupted(messages.get))
