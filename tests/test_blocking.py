@@ -20,6 +20,7 @@ import pytest
 
 import reqtt
 from reqtt import RequestError, blocking, responder
+from support.gate import Gate, ScramDoor
 from support.waiting import eventually_blocking, run_script
 
 Serve = Callable[..., None]
@@ -306,6 +307,23 @@ def test_credentials_are_asked_for_before_each_connect(own_loopback: Any, topic:
 
     with pytest.raises(reqtt.ConnectError, match="password= raised KeyError"):
         blocking.Client(broker.url, username="panel", password=broken).connect()
+
+
+async def test_an_authenticator_proves_who_it_is_and_again(session_mosquitto: Any, topic: str) -> None:
+    pytest.importorskip("scramp")
+
+    def use(url: str) -> None:
+        scram = reqtt.Scram("panel", "secret")
+        with blocking.Client(url, authenticator=scram) as client:
+            client.reauthenticate()
+            assert client.publish(topic).reason_code == 0x10
+        with pytest.raises(reqtt.ConnectError):
+            blocking.Client(url, authenticator=reqtt.Scram("panel", "wrong")).connect()
+        with pytest.raises(ValueError, match="authenticator="):
+            blocking.Client(url).reauthenticate()
+
+    async with Gate(ScramDoor({"panel": "secret"}), session_mosquitto.port) as gate:
+        await asyncio.to_thread(use, gate.url)
 
 
 # --- event loops ------------------------------------------------------------------------------------
@@ -778,6 +796,20 @@ def test_serving_ends_with_a_close_from_another_thread(loopback: Any, topic: str
         app.serve_forever()
     with pytest.raises(RuntimeError, match="not open"):
         blocking.Responder(loopback.url, [echo_in_thread_on(topic)]).serve_forever()
+
+
+def test_serving_ends_with_what_ends_a_program(loopback: Any, topic: str) -> None:
+    @responder(topic)
+    def handler() -> None:
+        raise SystemExit(3)
+
+    with blocking.Requester(loopback.url) as req, ThreadPoolExecutor(1) as pool:
+        with blocking.Responder(loopback.url, [handler]) as app:
+            asking = pool.submit(req.request, topic, timeout=10)
+            with pytest.raises(SystemExit):
+                app.serve_forever()
+        with pytest.raises(reqtt.RemoteError):
+            asking.result(5)
 
 
 def test_serving_raises_when_the_connection_is_lost_for_good(own_loopback: Any, topic: str) -> None:

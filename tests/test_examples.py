@@ -35,6 +35,7 @@ LINES = {
         r"watchdog: panel-7 is gone, answer to wills/panel-7/handled",
         r"logbook: .*technician.*b'panel-7 #1'",
     ],
+    "threads": [r"3 devices of 0\.1 s each, together in \d\.\d s", r"lamp is OFF"],
     "shared_subscription": [r"anna: +\d+ #+$", r"bert: +\d+ #+$", r"20 responses to 20 requests, 0 answered"],
 }
 

@@ -72,11 +72,9 @@ impl Queue {
             state.events.push_back(event);
         } else {
             state.dropped += 1;
-            let oldest =
-                state.events.iter().take(self.limit).position(
-                    |waiting| matches!(waiting, Event::Message { message, .. } if message.qos == 0),
-                );
-            let Some(oldest) = oldest else { return None };
+            let mut queued = state.events.iter().take(self.limit);
+            let oldest = queued
+                .position(|waiting| matches!(waiting, Event::Message { message, .. } if message.qos == 0))?;
             state.events.remove(oldest);
             // Before those that are held.
             state.events.insert(self.limit - 1, event);

@@ -13,6 +13,7 @@ use crate::{logging, runtime};
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// What a wait ended with.
+#[allow(clippy::large_enum_variant, reason = "it is moved once, and made into Python's")]
 pub(super) enum Waited {
     Event(Event),
     /// There will be nothing any more.
