@@ -10,8 +10,6 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from reqtt import codecs
 from reqtt.errors import (
     BadRequest,
@@ -26,7 +24,11 @@ from reqtt.errors import (
 )
 
 if TYPE_CHECKING:
+    import msgspec
+
     from reqtt._core import Response
+else:
+    from reqtt import _msgspec as msgspec
 
 __all__ = ["PROBLEM_JSON", "error_from_response", "error_reply", "wire_status"]
 

@@ -24,11 +24,14 @@ import sys
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin, overload
-
-import msgspec
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin, overload
 
 from reqtt.errors import DecodeError
+
+if TYPE_CHECKING:
+    import msgspec
+else:
+    from reqtt import _msgspec as msgspec
 
 __all__ = [
     "ContentTypeMismatch",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 from reqtt import _core
@@ -145,6 +144,8 @@ class Requester(_core.Requester):
     def _topic(self) -> str | None:
         if not callable(self._response_topic):
             return self._response_topic
+        import secrets  # It takes 2 ms, and few need it.
+
         connack = self.client.connack
         information = connack.response_information if connack is not None else None
         topic: Any = self._response_topic(self.client.client_id, information, secrets.token_urlsafe(12))

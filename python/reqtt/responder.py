@@ -18,7 +18,6 @@ import sys
 import typing
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from types import FrameType, ModuleType
 from typing import (
@@ -34,8 +33,6 @@ from typing import (
     get_origin,
 )
 
-import msgspec
-
 from reqtt import codecs
 from reqtt._core import Request, Response, parse_filter
 from reqtt._status import error_reply, wire_status
@@ -48,8 +45,13 @@ from reqtt.errors import (
 )
 
 if TYPE_CHECKING:
+    import msgspec
+
     from reqtt import Client
+    from reqtt._workers import Workers
     from reqtt.journal import Journal
+else:
+    from reqtt import _msgspec as msgspec
 
 __all__ = ["Middleware", "ResponderSpec", "Router", "collect", "compile_runner", "responder"]
 
@@ -883,13 +885,14 @@ def compile_runner(
     spec: ResponderSpec,
     *,
     client: Client | None,
-    executor: Executor | None,
+    workers: Workers | None,
     middleware: Sequence[Middleware] = (),
     interop: Literal["plain", "azure"] = "plain",
     journal: Callable[[], Journal] | None = None,
 ) -> Runner:
-    """The coroutine function that answers one request; to be run as a task of its own. `journal` gives what
-    keeps answers beyond the life of the process, where the handler asks for that.
+    """The coroutine function that answers one request; to be run as a task of its own. Plain functions run in
+    `workers`, without them in the threads of the loop. `journal` gives what keeps answers beyond the life of
+    the process, where the handler asks for that.
 
     It ends each request with one `_reply` or `_done`, and raises nothing but CancelledError,
     KeyboardInterrupt and SystemExit, after having answered.
@@ -899,7 +902,7 @@ def compile_runner(
             raise TypeError(f"middleware must be `async def (request, call_next) -> Response`, not {layer!r}")
     azure = interop == "azure"
     reply_to = _replier(spec, azure)
-    handle = _handle(spec, client, executor)
+    handle = _handle(spec, client, workers)
     if middleware:
         handle = _with_middleware(handle, reply_to, middleware)
     if spec.timeout is not None:
@@ -1001,7 +1004,7 @@ def _send_failed(spec: ResponderSpec, request: Request, error: Exception, azure:
 
 
 def _handle(
-    spec: ResponderSpec, client: Client | None, executor: Executor | None
+    spec: ResponderSpec, client: Client | None, workers: Workers | None
 ) -> Callable[[Request], Awaitable[Any]]:
     call = _caller(spec, client)
     if inspect.iscoroutinefunction(_body(spec.handler)):
@@ -1015,10 +1018,11 @@ def _handle(
             raise RuntimeError("handler raised StopIteration") from error
 
     async def handle(request: Request) -> Any:
-        context = contextvars.copy_context()
-        result = await asyncio.get_running_loop().run_in_executor(
-            executor, context.run, call_in_thread, request
-        )
+        job = functools.partial(contextvars.copy_context().run, call_in_thread, request)
+        if workers is not None:
+            result = await workers.run(job)
+        else:
+            result = await asyncio.get_running_loop().run_in_executor(None, job)
         # A `def` around an `async def`.
         return await result if inspect.isawaitable(result) else result
 

@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from reqtt._workers import Workers
@@ -21,6 +20,7 @@ from reqtt.errors import ClientClosed, ConnectionLost, ReqttError
 from reqtt.responder import Middleware, ResponderSpec, collect, compile_runner
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from reqtt._options import ClientOptions
@@ -85,12 +85,12 @@ class Responder:
         )
         self._journal: Journal | None = None
         # Compiled now: a middleware that is none must not surface with the first request.
-        self._executor = _executor(self._specs)
+        self._workers = _workers(self._specs)
         self._runners = [
             compile_runner(
                 spec,
                 client=self.client,
-                executor=self._executor,
+                workers=self._workers,
                 middleware=self._middleware,
                 interop=interop,
                 journal=self._opened_journal,
@@ -225,9 +225,9 @@ class Responder:
         finally:
             self._ids.clear()
             self.client._responders.discard(self)
-            if self._executor is not None:
+            if self._workers is not None:
                 # A thread that is stuck is left behind: it must not hold up the end.
-                self._executor.shutdown(wait=False, cancel_futures=True)
+                self._workers.shutdown()
             if self._stop is not None:
                 self._stop.set()
             try:
@@ -245,7 +245,7 @@ class Responder:
             await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
 
 
-def _executor(specs: list[ResponderSpec]) -> Workers | None:
+def _workers(specs: list[ResponderSpec]) -> Workers | None:
     threads = sum(spec.concurrency for spec in specs if not inspect.iscoroutinefunction(spec.handler))
     return Workers(threads) if threads else None
 
@@ -260,6 +260,8 @@ def _journal_file(
             raise ValueError('deduplicate_file= is for handlers with deduplicate="disk": there is none')
         return None
     if given is not None:
+        from pathlib import Path
+
         return Path(given)
     client_id = client_id or client.client_id
     if not client_id:
