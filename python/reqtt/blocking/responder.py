@@ -101,7 +101,7 @@ class Responder:
             compile_runner(
                 replace(spec, handler=_in_this_thread(spec), timeout=None),
                 client=as_client,
-                executor=None,
+                workers=None,
                 middleware=layers,
                 interop=interop,
                 journal=self._opened_journal,
