@@ -117,7 +117,7 @@ def test_a_timeout_ends_the_wait_and_frees_the_slot(req: blocking.Requester, top
     before = time.monotonic()
     with pytest.raises(reqtt.ResponseTimeout) as caught:
         req.request(topic, timeout=0.3, fail_fast=False)
-    assert 0.29 < time.monotonic() - before < 0.6
+    assert 0.29 < time.monotonic() - before < 1
     assert caught.value.phase == "response"
     assert (req.client.stats().pending, req.client.stats().timeouts) == (0, 1)
 
