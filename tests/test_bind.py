@@ -22,7 +22,8 @@ from reqtt import codecs, errors
 from reqtt._core import Request, Response
 from reqtt._workers import Workers
 from reqtt.errors import InvalidTopic, RequestError
-from reqtt.responder import ResponderSpec, Router, collect, compile_runner, responder
+from reqtt.responder import ResponderSpec, compile_runner, responder
+from reqtt.router import Router, collect
 
 Client = type("Client", (), {"__module__": "reqtt.client"})
 CLIENT = Client()

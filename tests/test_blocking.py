@@ -14,7 +14,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -720,6 +720,16 @@ def test_what_needs_a_loop_is_refused_when_a_responder_is_made(topic: str) -> No
     with pytest.raises(TypeError, match=r"async def.*reqtt\.Responder"):
         blocking.Responder("mqtt://localhost", [echo_on(topic)])
 
+    def who() -> str:
+        return "nobody"
+
+    @responder(topic)
+    def dependent(user: Annotated[str, reqtt.Depends(who)]) -> str:
+        return user
+
+    with pytest.raises(TypeError, match="dependencies and lifespans"):
+        blocking.Responder("mqtt://localhost", [dependent])
+
     async def layer(request: reqtt.Request, call_next: Any) -> reqtt.Response:
         response: reqtt.Response = await call_next(request)
         return response
@@ -925,6 +935,8 @@ with blocking.Requester(sys.argv[1]) as req, blocking.Responder(sys.argv[1], [ha
     asking.start()
     def stop():
         started.wait(5)
+        while signal.getsignal(signal.SIGTERM) == before:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
     threading.Thread(target=stop).start()
     app.serve_forever()

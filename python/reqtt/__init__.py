@@ -9,8 +9,8 @@ Names are those of the MQTT 5.0 specification; numbers of sections, here and bel
 
 from __future__ import annotations
 
+import typing as _typing
 import warnings as _warnings
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from reqtt import codecs
 from reqtt._core import DEBUG as _DEBUG
@@ -29,6 +29,7 @@ from reqtt.client import (
     TlsOptions,
     Will,
 )
+from reqtt.dependencies import Depends
 from reqtt.errors import (
     BadRequest,
     ClientClosed,
@@ -51,9 +52,16 @@ from reqtt.errors import (
     UnsupportedContentType,
 )
 from reqtt.gather import Gather
+from reqtt.lifespan import Lifespan
 from reqtt.requester import Requester, ResponseTopic
-from reqtt.responder import Middleware, Router, responder
+from reqtt.responder import Middleware, responder
+from reqtt.router import Router
 from reqtt.serving import Responder
+
+if _typing.TYPE_CHECKING:
+    from reqtt import blocking
+    from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
+    from reqtt.middleware import OutgoingRequest, RequesterMiddleware
 
 __all__ = [
     "Authenticator",
@@ -66,14 +74,20 @@ __all__ = [
     "ConnectionEvent",
     "ConnectionLost",
     "DecodeError",
+    "Depends",
     "Disconnected",
+    "Discovery",
     "Gather",
+    "HandlerInfo",
+    "HandlerStats",
     "InvalidResponse",
     "InvalidTopic",
+    "Lifespan",
     "Message",
     "Middleware",
     "NoMatchingSubscribers",
     "NotFound",
+    "OutgoingRequest",
     "PacketTooLarge",
     "Properties",
     "PubAck",
@@ -87,7 +101,9 @@ __all__ = [
     "Request",
     "RequestError",
     "Requester",
+    "RequesterMiddleware",
     "Responder",
+    "ResponderInfo",
     "Response",
     "ResponseTimeout",
     "ResponseTopic",
@@ -102,22 +118,34 @@ __all__ = [
     "__version__",
     "blocking",
     "codecs",
+    "discover",
     "responder",
 ]
 
-if _TYPE_CHECKING:
-    from types import ModuleType as _ModuleType
+# Imported when they are first asked for: they take milliseconds.
+_LATER = {
+    "Discovery": "discovery",
+    "HandlerInfo": "discovery",
+    "HandlerStats": "discovery",
+    "OutgoingRequest": "middleware",
+    "RequesterMiddleware": "middleware",
+    "ResponderInfo": "discovery",
+    "discover": "discovery",
+}
 
-    from reqtt import blocking
+# Type checkers would take it for a name of every kind.
+if not _typing.TYPE_CHECKING:
 
-
-def __getattr__(name: str) -> _ModuleType:
-    # Imported by those who name it: the rest need not wait for it.
-    if name == "blocking":
+    def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        return import_module("reqtt.blocking")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "blocking":
+            return import_module("reqtt.blocking")
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        globals()[name] = found
+        return found
 
 
 if _DEBUG:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack
 from reqtt import _core
 from reqtt.blocking.client import Client, own_or_shared, wait
 from reqtt.errors import ClientClosed, ConnectionLost, ReqttError
-from reqtt.responder import ResponderSpec, _body, _error, collect, compile_runner
+from reqtt.responder import ResponderSpec, _body, _error, compile_runner
+from reqtt.router import collect
 from reqtt.serving import _journal_file
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Responder:
         client_options: those of `reqtt.Client`, where a URL is given.
 
     Raises:
-        TypeError: an `async def` handler or middleware; something that is no handler; client options beside a
+        TypeError: an `async def` handler or middleware; a handler with dependencies, or under a router with a
+            lifespan; something that is no handler; client options beside a
             `Client`.
         ValueError: no handler, or two for one filter and group; an argument out of range.
         ReqttError: `deduplicate_file` cannot be read or written, or is in use; on entering.
@@ -92,6 +94,7 @@ class Responder:
             raise ValueError("no handler is given: decorate a function with @responder('filter')")
         self.client, self._owns_client = own_or_shared(client, client_options)
         as_client: Any = self.client
+        as_app: Any = self
         given_id = client_options.get("client_id")
         self._file = _journal_file(self._specs, deduplicate_file, given_id, as_client)
         self._journal: Journal | None = None
@@ -105,6 +108,7 @@ class Responder:
                 middleware=layers,
                 interop=interop,
                 journal=self._opened_journal,
+                app=as_app,
             )
             for spec in self._specs
         ]
@@ -340,6 +344,9 @@ def _in_this_thread(spec: ResponderSpec) -> Callable[..., Any]:
             f"{spec.name} is `async def`: handlers of reqtt.blocking.Responder are plain functions, or use"
             " reqtt.Responder"
         )
+
+    if spec.lifespans or any(argument.dependency is not None for argument in spec.arguments):
+        raise TypeError(f"{spec.name}: dependencies and lifespans need reqtt.Responder")
 
     @functools.wraps(handler)
     async def run(*args: Any, **kwargs: Any) -> Any:
