@@ -73,7 +73,7 @@ format: $(VENV)/tools ## Format the sources
 
 # What runs on another interpreter: binding and event loops, and the cases as a whole.
 wheels: build ## Build the abi3 wheel and try it on every CPython from 3.11 up
-	tests/wheels.sh tests/cases tests/test_bind.py tests/test_loops.py
+	tests/wheels.sh tests/cases tests/test_bind.py tests/test_loops.py tests/test_blocking.py
 
 REQUESTS ?= 1000000
 CUTS ?= 100

@@ -43,6 +43,7 @@ LINES = {
         r"logbook: .*technician.*b'panel-7 #1'",
     ],
     "operation": [r"lamp: on at the second attempt", r"not sent: invalid device for a topic: .* / "],
+    "threads": [r"3 devices of 0\.1 s each, together in \d\.\d s", r"lamp is OFF"],
     "shared_subscription": [r"anna: +\d+ #+$", r"bert: +\d+ #+$", r"20 responses to 20 requests, 0 answered"],
 }
 

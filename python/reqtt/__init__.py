@@ -62,6 +62,7 @@ from reqtt.serving import Responder
 from reqtt.stream import Stream
 
 if _typing.TYPE_CHECKING:
+    from reqtt import blocking
     from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
     from reqtt.middleware import OutgoingRequest, RequesterMiddleware
 
@@ -121,6 +122,7 @@ __all__ = [
     "UnsupportedContentType",
     "Will",
     "__version__",
+    "blocking",
     "codecs",
     "discover",
     "operation",
@@ -142,10 +144,12 @@ _LATER = {
 if not _typing.TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
+        if name == "blocking":
+            return import_module("reqtt.blocking")
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
         globals()[name] = found
         return found

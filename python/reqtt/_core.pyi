@@ -19,8 +19,10 @@ __all__ = [
     "Call",
     "ConnAck",
     "Connection",
+    "Inbox",
     "LoopbackBroker",
     "Message",
+    "Pending",
     "PubAck",
     "Request",
     "Requester",
@@ -74,6 +76,41 @@ class Call(Coroutine[Any, Any, _T_co], Generic[_T_co]):
     def __qualname__(self) -> str: ...
     def __class_getitem__(cls, key: Any) -> GenericAlias: ...
 
+# What stands for a `Call` where there is no loop.
+@final
+class Pending(Generic[_T_co]):
+    """An operation under way. Wait for it once.
+
+    An end of the wait by a signal, or letting go of it, gives up what it stands for.
+    """
+
+    def wait(self, timeout: float | None = None) -> _T_co:
+        """Its result, or what it raises. `TimeoutError` after `timeout` seconds: then it is given up."""
+
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
+
+@final
+class Inbox:
+    """What comes one after the other, for any thread that waits for it."""
+
+    def __new__(cls, limit: int | None = None) -> Self: ...
+    def take(self, timeout: float | None = None) -> Any:
+        """The next one; None at the end. Raises its error, and `TimeoutError` after `timeout` seconds."""
+
+    def end(self) -> None:
+        """Nothing more comes in; what has come can still be taken."""
+
+    def close(self) -> None:
+        """Nothing more comes in, and what waits is forgotten."""
+
+    @property
+    def idle(self) -> int:
+        """How many threads wait at this moment."""
+
+    @property
+    def dropped(self) -> int:
+        """How many QoS 0 messages found no room."""
+
 @final
 class Connection:
     """One connection: not yet open, open, or closed for good."""
@@ -82,15 +119,17 @@ class Connection:
         cls,
         url: str,
         options: dict[str, Any],
-        on_event: Callable[[str, tuple[Any, ...]], None],
-        client: Callable[[], Client | None],
+        on_event: Callable[[str, tuple[Any, ...]], None] | Inbox,
+        client: Callable[[], Any],
     ) -> Self: ...
     @property
     def url(self) -> str:
         """The address, without credentials."""
 
     def connect(self) -> Call[ConnAck]:
-        """Connects; the first call ties the connection to the running loop."""
+        """Connects; the first call ties the connection to the running loop, or to none where `on_event` is an
+        `Inbox`.
+        """
 
     def reauthenticate(self, data: bytes) -> Call[None]:
         """Authenticates again, with the method's first data (section 4.12.1)."""
@@ -120,8 +159,8 @@ class Connection:
     def subscribe(
         self,
         topic_filters: Sequence[str],
-        push: Callable[[Message, int | None], None],
-        fail: Callable[[BaseException], None],
+        push: Callable[[Message, int | None], None] | Inbox,
+        fail: Callable[[BaseException], None] | Inbox,
         *,
         qos: int,
         no_local: bool,
@@ -140,7 +179,7 @@ class Connection:
     def respond(
         self,
         topic_filter: str,
-        runner: Callable[[Request], Coroutine[Any, Any, object]],
+        runner: Callable[[Request], Coroutine[Any, Any, object]] | Inbox,
         *,
         group: str | None,
         qos: int,
@@ -164,6 +203,25 @@ class Connection:
 
     def tasks(self, responders: list[int]) -> list[asyncio.Task[None]]:
         """The tasks of these responders' handlers that still run."""
+
+    def known(self) -> tuple[bool, ConnAck | None, str | None, tuple[int | None, str] | None]:
+        """What is known of a connection without a loop: whether it is up, its latest CONNACK, its client
+        identifier, and reason code and text once it is lost for good.
+        """
+
+    def listen(self, inbox: Inbox) -> None:
+        """News of a connection without a loop go to `inbox` from now on, while that is held."""
+
+    def answer(
+        self,
+        question: int,
+        *,
+        username: str | None = None,
+        password: str | bytes | None = None,
+        data: bytes | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Answers a question of a connection without a loop by its number."""
 
     def stats(self) -> dict[str, int]:
         """The counters, by name."""
@@ -298,8 +356,8 @@ class Requester:
         self,
         topic: str,
         payload: Payload,
-        item: Callable[[Any], None],
-        end: Callable[[BaseException | None], None],
+        item: Callable[[Any], None] | Inbox,
+        end: Callable[[BaseException | None], None] | Inbox,
         *,
         timeout: float | None = None,
         stall: float | None = None,

@@ -79,6 +79,14 @@ class Gather(AsyncIterator["T | ReqttError"], Generic[T]):
         self._state.finish()
 
 
+def check_rules(max_responses: int | None, stall: float | None, timeout: float | None) -> None:
+    """Raises `ValueError` where a rule takes nothing, or two contradict."""
+    if max_responses is not None and max_responses < 1:
+        raise ValueError(f"max_responses={max_responses} takes nothing: use 1 or more, or None")
+    if stall is not None and timeout is not None and stall >= timeout:
+        raise ValueError(f"stall={stall} never ends what timeout={timeout} has ended: make it shorter")
+
+
 class GatherState:
     """What has come, and whether more may."""
 

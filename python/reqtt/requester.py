@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack,
 from reqtt import _core, codecs
 from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ReqttError
-from reqtt.gather import Gather, GatherState
+from reqtt.gather import Gather, GatherState, check_rules
 from reqtt.retry import Latencies, Retry, check_retry
 from reqtt.stream import FIRST_CREDIT, SILENCE, Stream, StreamState
 
@@ -241,11 +241,7 @@ class Requester(_core.Requester):
             async for response in req.gather("cmnd/all-lamps/state", timeout=2, stall=0.3):
                 print(response.topic, response)
         """
-        if max_responses is not None and max_responses < 1:
-            raise ValueError(f"max_responses={max_responses} takes nothing: use 1 or more, or None")
-        timeout = options.get("timeout")
-        if stall is not None and timeout is not None and stall >= timeout:
-            raise ValueError(f"stall={stall} never ends what timeout={timeout} has ended: make it shorter")
+        check_rules(max_responses, stall, options.get("timeout"))
         state = GatherState(
             self._give_up,
             max_responses=max_responses,

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, assert_type
 
 import reqtt
+from reqtt import blocking
 from reqtt._core import Call
 
 
@@ -154,3 +155,25 @@ def options(response_topic: reqtt.ResponseTopic) -> None:
     reqtt.Requester("mqtt://localhost", response_topic=response_topic, qos=0, username="me", keep_alive=10)
     reqtt.Requester("mqtt://localhost", response_topic=lambda client_id, info, token: f"{client_id}/{token}")
     reqtt.Requester("mqtt://localhost", keepalive=10)  # type: ignore[call-arg]
+
+
+def without_a_loop(req: blocking.Requester, client: reqtt.blocking.Client) -> None:
+    assert_type(req.client, blocking.Client)
+    assert_type(req.request("a", timeout=2), reqtt.Response)
+    assert_type(req.request("a", response_type=Energy), Energy)
+    req.request("a", response_type=int | None)
+    assert_type(list(req.gather("a", response_type=Energy)), list[Energy | reqtt.ReqttError])
+    assert_type(client.publish("state/lamp", "ON"), reqtt.PubAck)
+    with client.subscribe("state/#") as messages:
+        assert_type(messages.get(timeout=1), reqtt.Message)
+        assert_type([message.text for message in messages], list[str])
+    assert_type(client.events().get(), reqtt.ConnectionEvent)
+    with blocking.Responder(client, [fallback], middleware=[plain_layer]) as app:
+        assert_type(app, blocking.Responder)
+    blocking.Requester("mqtt://localhost", keepalive=10)  # type: ignore[call-arg]
+    blocking.Requester(reqtt.Client())  # type: ignore[arg-type]
+
+
+def plain_layer(request: reqtt.Request, call_next: Any) -> reqtt.Response:
+    response: reqtt.Response = call_next(request)
+    return response

@@ -15,14 +15,17 @@ use reqtt_core::options::{Options, Pem, Reconnect, Secret, TlsOptions, Will};
 use reqtt_core::topic::{self, Pattern};
 use reqtt_core::{Ack, ResponderOptions, connection};
 
-use crate::bridge::{Bridge, Call, Waiting};
-use crate::message::{Given, bytes_of, check_qos, pairs, set_payload, set_payload_as};
+use crate::blocking::{Hub, Inbox};
+use crate::bridge::Bridge;
+use crate::message::{ConnAck, Given, bytes_of, check_qos, pairs, set_payload, set_payload_as};
+use crate::outcome::{self, Waiting};
+use crate::owner::Owner;
 use crate::{errors, runtime};
 
 static RESPONDER_IDS: AtomicU32 = AtomicU32::new(1);
 
 /// One connection: not yet open, open, or closed for good.
-#[pyclass(frozen, module = "reqtt._core")]
+#[pyclass(frozen, weakref, module = "reqtt._core")]
 pub(crate) struct Connection {
     options: Arc<Options>,
     counters: Arc<Counters>,
@@ -33,19 +36,19 @@ pub(crate) struct Connection {
 
 enum State {
     New,
-    Open(Py<Bridge>),
+    Open(Owner),
     Closed,
 }
 
 impl Connection {
     /// The open bridge; raises what a user has to know if there is none.
-    pub fn bridge(&self, py: Python<'_>) -> PyResult<Py<Bridge>> {
+    pub fn bridge(&self, py: Python<'_>) -> PyResult<Owner> {
         match &*self.state() {
             State::Open(bridge) => Ok(bridge.clone_ref(py)),
             State::New => Err(errors::simple(
                 py,
                 "ReqttError",
-                "the client is not connected: use `async with Client(...)`, or await connect() first",
+                "the client is not connected: use `async with Client(...)`, or await connect() first; with reqtt.blocking, `with Client(...)` or connect()",
             )),
             State::Closed => Err(errors::to_py(py, &reqtt_core::Error::ClientClosed)),
         }
@@ -84,8 +87,9 @@ impl Connection {
         self.options.address.redacted()
     }
 
-    /// Connects; the first call ties the connection to the running loop.
-    fn connect(&self, py: Python<'_>) -> PyResult<Call> {
+    /// Connects; the first call ties the connection to the running loop, or to none where `on_event` is an
+    /// `Inbox`.
+    fn connect(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let bridge = {
             let opened = match &*self.state() {
                 State::New => None,
@@ -97,27 +101,27 @@ impl Connection {
                 None => self.open(py)?,
             }
         };
-        Bridge::start(bridge.bind(py), Waiting::Connect, |token| Command::Connect { token })
+        bridge.start(py, Waiting::Connect, |token| Command::Connect { token })
     }
 
     /// Authenticates again, with the method's first data (section 4.12.1).
-    fn reauthenticate(&self, py: Python<'_>, data: &[u8]) -> PyResult<Call> {
+    fn reauthenticate(&self, py: Python<'_>, data: &[u8]) -> PyResult<Py<PyAny>> {
         let bridge = self.bridge(py)?;
         let data = Secret::from(data);
-        Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Reauthenticate { token, data })
+        bridge.start(py, Waiting::Plain, |token| Command::Reauthenticate { token, data })
     }
 
     /// Ends the connection with DISCONNECT 0x00.
-    fn disconnect(&self, py: Python<'_>) -> PyResult<Call> {
+    fn disconnect(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let bridge = self.bridge(py)?;
-        Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Disconnect { token: Some(token) })
+        bridge.start(py, Waiting::Plain, |token| Command::Disconnect { token: Some(token) })
     }
 
     /// Lets go of the loop. Whatever still waits ends with `ClientClosed`.
     fn detach(&self, py: Python<'_>) -> PyResult<()> {
         let state = std::mem::replace(&mut *self.state(), State::Closed);
         if let State::Open(bridge) = state {
-            bridge.get().detach(py)?;
+            bridge.detach(py)?;
         }
         Ok(())
     }
@@ -139,7 +143,7 @@ impl Connection {
         response_topic: Option<String>,
         correlation_data: Option<&[u8]>,
         user_properties: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Call> {
+    ) -> PyResult<Py<PyAny>> {
         let bridge = self.bridge(py)?;
         topic::check_topic(topic).map_err(|error| errors::to_py(py, &error))?;
         let mut message = CoreMessage {
@@ -159,7 +163,7 @@ impl Connection {
         }
         .put_into(py, &mut message)?;
         let waiting = Waiting::Publish(topic.to_owned());
-        Bridge::start(bridge.bind(py), waiting, |token| Command::Publish { token, message })
+        bridge.start(py, waiting, |token| Command::Publish { token, message })
     }
 
     /// Subscribes; gives the subscription's token, and the call that ends with its SUBACKs.
@@ -176,7 +180,7 @@ impl Connection {
         retain_as_published: bool,
         retain_handling: u8,
         subscription_identifier: Option<u32>,
-    ) -> PyResult<(Token, Call)> {
+    ) -> PyResult<(Token, Py<PyAny>)> {
         let bridge = self.bridge(py)?;
         let options = SubscribeOptions {
             qos: check_qos(qos)?,
@@ -185,7 +189,7 @@ impl Connection {
             retain_handling,
             subscription_identifier,
         };
-        Bridge::subscribe(bridge.bind(py), push, fail, |token| Command::Subscribe {
+        bridge.subscribe(py, push, fail, |token| Command::Subscribe {
             token,
             filters: topic_filters,
             options,
@@ -195,14 +199,14 @@ impl Connection {
     /// Ends a subscription.
     fn unsubscribe(&self, py: Python<'_>, token: Token) -> PyResult<()> {
         let Ok(bridge) = self.bridge(py) else { return Ok(()) };
-        bridge.get().tell(Command::Unsubscribe { token });
+        bridge.unsubscribe(token);
         Ok(())
     }
 
     /// Sends the PUBACK or PUBREC of a delivery.
     fn acknowledge(&self, py: Python<'_>, delivery: u64) -> PyResult<()> {
         let Ok(bridge) = self.bridge(py) else { return Ok(()) };
-        Bridge::tell_soon(bridge.bind(py), Command::Acknowledge { delivery })
+        bridge.tell_soon(py, Command::Acknowledge { delivery })
     }
 
     /// Starts a responder; gives its id, and the call that ends with its SUBACK.
@@ -222,7 +226,7 @@ impl Connection {
         run_without_response_topic: bool,
         allowed_response_topics: Vec<String>,
         retained: bool,
-    ) -> PyResult<(u32, Call)> {
+    ) -> PyResult<(u32, Py<PyAny>)> {
         let bridge = self.bridge(py)?;
         let options = ResponderOptions {
             pattern: Pattern::parse(topic_filter).map_err(|error| errors::to_py(py, &error))?,
@@ -236,35 +240,76 @@ impl Connection {
             retained,
         };
         let id = RESPONDER_IDS.fetch_add(1, Ordering::Relaxed);
-        Ok((id, Bridge::respond(bridge.bind(py), id, options, runner)?))
+        Ok((id, bridge.respond(py, id, options, runner)?))
     }
 
     /// Unsubscribes responders; ends when all that they received is answered.
-    fn drain(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<Call> {
+    fn drain(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<Py<PyAny>> {
         let bridge = self.bridge(py)?;
-        Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::Drain { token, responders })
+        bridge.start(py, Waiting::Plain, |token| Command::Drain { token, responders })
     }
 
     /// Starts no more handlers of these responders; what waits is answered with 503.
     fn stop_responders(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<()> {
         let Ok(bridge) = self.bridge(py) else { return Ok(()) };
-        bridge.get().tell(Command::StopResponders { responders });
+        bridge.tell(Command::StopResponders { responders });
         Ok(())
     }
 
     /// Forgets responders; what they have not answered stays unacknowledged.
     fn close_responders(&self, py: Python<'_>, responders: Vec<u32>) -> PyResult<()> {
         let Ok(bridge) = self.bridge(py) else { return Ok(()) };
-        bridge.get().tell(Command::CloseResponders { responders });
+        bridge.tell(Command::CloseResponders { responders });
         Ok(())
     }
 
     /// The tasks of these responders' handlers that still run.
     fn tasks(&self, py: Python<'_>, responders: Vec<u32>) -> Vec<Py<PyAny>> {
         match &*self.state() {
-            State::Open(bridge) => bridge.get().tasks(py, &responders),
+            State::Open(bridge) => bridge.tasks(py, &responders),
             _ => Vec::new(),
         }
+    }
+
+    /// What is known of a connection without a loop: whether it is up, its latest CONNACK, its client
+    /// identifier, and reason code and text once it is lost for good.
+    #[allow(clippy::type_complexity, reason = "it is what the stub says")]
+    fn known(
+        &self,
+        py: Python<'_>,
+    ) -> PyResult<(bool, Option<Py<ConnAck>>, Option<String>, Option<(Option<u8>, String)>)> {
+        let known = self.hub().map(|hub| hub.known()).unwrap_or_default();
+        let connack = known.connack.map(|connack| Py::new(py, ConnAck::from(connack))).transpose()?;
+        Ok((known.connected, connack, known.client_id, known.lost))
+    }
+
+    /// News of a connection without a loop go to `inbox` from now on, while that is held.
+    fn listen(&self, py: Python<'_>, inbox: &Inbox) -> PyResult<()> {
+        let new = matches!(&*self.state(), State::New);
+        if new {
+            self.open(py)?;
+        }
+        if let Some(hub) = self.hub() {
+            Hub::listen(&hub, inbox);
+        }
+        Ok(())
+    }
+
+    /// Answers a question of a connection without a loop by its number.
+    #[pyo3(signature = (question, *, username=None, password=None, data=None, error=None))]
+    fn answer(
+        &self,
+        question: u64,
+        username: Option<String>,
+        password: Option<&Bound<'_, PyAny>>,
+        data: Option<&[u8]>,
+        error: Option<String>,
+    ) -> PyResult<()> {
+        let answer = outcome::answer(username, password, data, error)?;
+        if let Some(hub) = self.hub() {
+            hub.tell(Command::Answer { question, answer });
+        }
+        Ok(())
     }
 
     /// The counters, by name.
@@ -275,7 +320,7 @@ impl Connection {
             all.set_item(name, value)?;
         }
         let pending = match &*self.state() {
-            State::Open(bridge) => bridge.get().pending(),
+            State::Open(bridge) => bridge.pending(),
             _ => 0,
         };
         all.set_item("pending", pending)?;
@@ -284,14 +329,33 @@ impl Connection {
 }
 
 impl Connection {
-    fn open(&self, py: Python<'_>) -> PyResult<Py<Bridge>> {
+    fn open(&self, py: Python<'_>) -> PyResult<Owner> {
         let io = runtime::io()?;
         let (options, counters) = (self.options.clone(), self.counters.clone());
-        let (on_event, client) = (self.on_event.clone_ref(py), self.client.clone_ref(py));
-        let bridge = Bridge::attach(py, options, counters, on_event, client)?;
-        io.spawn(connection::run(bridge.get().link()));
-        *self.state() = State::Open(bridge.clone_ref(py));
-        Ok(bridge)
+        let client = self.client.clone_ref(py);
+        let (owner, link) = match self.on_event.bind(py).cast::<Inbox>() {
+            Ok(questions) => {
+                let hub = Hub::new(py, options, counters, questions.get(), client)?;
+                let link = hub.link();
+                (Owner::Threads(hub), link)
+            }
+            Err(_) => {
+                let on_event = self.on_event.clone_ref(py);
+                let bridge = Bridge::attach(py, options, counters, on_event, client)?;
+                let link = bridge.get().link();
+                (Owner::Loop(bridge), link)
+            }
+        };
+        io.spawn(connection::run(link));
+        *self.state() = State::Open(owner.clone_ref(py));
+        Ok(owner)
+    }
+
+    fn hub(&self) -> Option<std::sync::Arc<Hub>> {
+        match &*self.state() {
+            State::Open(Owner::Threads(hub)) => Some(hub.clone()),
+            _ => None,
+        }
     }
 }
 

@@ -3,15 +3,19 @@
 
 use pyo3::prelude::*;
 
+mod blocking;
 mod bridge;
 mod client;
 mod errors;
 mod logging;
 mod loopback;
 mod message;
+mod outcome;
+mod owner;
 mod payload;
 mod requester;
 mod runtime;
+mod waiters;
 
 /// The MQTT filter of `text`, and the names of its captures.
 #[pyfunction]
@@ -57,6 +61,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG", cfg!(debug_assertions))?;
     module.add_class::<client::Connection>()?;
     module.add_class::<bridge::Call>()?;
+    module.add_class::<blocking::Pending>()?;
+    module.add_class::<blocking::Inbox>()?;
     module.add_class::<requester::Requester>()?;
     module.add_class::<message::Message>()?;
     module.add_class::<message::Request>()?;

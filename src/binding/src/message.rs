@@ -15,8 +15,9 @@ use reqtt_core::message::{ConnAck as CoreConnAck, Message as CoreMessage, Proper
 use reqtt_core::topic::{self, Pattern};
 use reqtt_core::{Reply, ResponderOptions};
 
-use crate::bridge::{Bridge, Call, Waiting};
 use crate::errors;
+use crate::outcome::Waiting;
+use crate::owner::Owner;
 use crate::payload::lend;
 
 /// One message with its MQTT 5 properties, as it came (section 3.3).
@@ -332,22 +333,23 @@ pub(crate) struct Request {
 
 enum Origin {
     /// From the network.
-    Delivery { bridge: Py<Bridge>, options: Arc<ResponderOptions>, delivery: u64 },
+    Delivery { owner: Owner, options: Arc<ResponderOptions>, delivery: u64 },
     /// Made by a test: captures are given, the outcome is kept.
     Made { captures: Vec<(String, String)>, outcome: Mutex<Option<Py<PyTuple>>> },
 }
 
 impl Request {
     pub fn incoming(
-        bridge: &Bound<'_, Bridge>,
+        py: Python<'_>,
+        owner: Owner,
         options: Arc<ResponderOptions>,
         delivery: u64,
         inner: CoreMessage,
         expires: Option<Instant>,
     ) -> PyResult<Py<Self>> {
-        let origin = Origin::Delivery { bridge: bridge.clone().unbind(), options, delivery };
+        let origin = Origin::Delivery { owner, options, delivery };
         Py::new(
-            bridge.py(),
+            py,
             PyClassInitializer::from(Message { inner }).add_subclass(Self {
                 origin,
                 expires,
@@ -478,7 +480,7 @@ impl Request {
     #[getter]
     fn client<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match &self.origin {
-            Origin::Delivery { bridge, .. } => bridge.get().client(py),
+            Origin::Delivery { owner, .. } => owner.client(py),
             Origin::Made { .. } => Ok(py.None().into_bound(py)),
         }
     }
@@ -504,7 +506,7 @@ impl Request {
             return Ok(());
         }
         match &self.origin {
-            Origin::Delivery { bridge, delivery, .. } => {
+            Origin::Delivery { owner, delivery, .. } => {
                 let reply = Box::new(Reply {
                     payload: bytes,
                     status,
@@ -513,8 +515,8 @@ impl Request {
                     user_properties,
                 });
                 // Held here so that a task which ends in this very call is not dropped under the lock.
-                let _task = bridge.get().answered(*delivery);
-                Bridge::tell_soon(bridge.bind(py), Command::Reply { delivery: *delivery, reply: Some(reply) })
+                let _task = owner.answered(*delivery);
+                owner.tell_soon(py, Command::Reply { delivery: *delivery, reply: Some(reply) })
             }
             Origin::Made { outcome, .. } => {
                 let user_properties = PyTuple::new(py, user_properties)?;
@@ -537,9 +539,9 @@ impl Request {
         payload_format_indicator: Option<u8>,
         user_properties: &Bound<'_, PyAny>,
         control: Option<String>,
-    ) -> PyResult<Call> {
+    ) -> PyResult<Py<PyAny>> {
         let (py, request) = (slf.py(), &slf.as_super().get().inner);
-        let Origin::Delivery { bridge, .. } = &slf.get().origin else {
+        let Origin::Delivery { owner, .. } = &slf.get().origin else {
             return Err(PyRuntimeError::new_err("a request that was made here has nobody to stream to"));
         };
         let Some(topic) = request.properties.response_topic.clone() else {
@@ -562,7 +564,7 @@ impl Request {
             },
             ..CoreMessage::default()
         };
-        Bridge::start(bridge.bind(py), Waiting::Item(topic), |token| Command::Publish { token, message })
+        owner.start(py, Waiting::Item(topic), |token| Command::Publish { token, message })
     }
 
     fn _done(&self, py: Python<'_>) -> PyResult<()> {
@@ -570,9 +572,9 @@ impl Request {
             return Ok(());
         }
         match &self.origin {
-            Origin::Delivery { bridge, delivery, .. } => {
-                let _task = bridge.get().answered(*delivery);
-                Bridge::tell_soon(bridge.bind(py), Command::Reply { delivery: *delivery, reply: None })
+            Origin::Delivery { owner, delivery, .. } => {
+                let _task = owner.answered(*delivery);
+                owner.tell_soon(py, Command::Reply { delivery: *delivery, reply: None })
             }
             Origin::Made { outcome, .. } => {
                 let kept = ("done",).into_pyobject(py)?.unbind();

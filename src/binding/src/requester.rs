@@ -13,10 +13,12 @@ use reqtt_core::command::{Command, Many, NewRequest, RequesterOptions, ResponseT
 use reqtt_core::message::Message as CoreMessage;
 use reqtt_core::topic;
 
-use crate::bridge::{Bridge, Call, Waiting};
+use crate::bridge::Call;
 use crate::client::Connection;
 use crate::errors;
 use crate::message::{Given, check_qos, check_timeout, set_payload_as};
+use crate::outcome::Waiting;
+use crate::owner::Owner;
 
 /// Which requester of the connection; 0 before it is opened.
 static IDS: AtomicU32 = AtomicU32::new(1);
@@ -37,14 +39,14 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    fn bridge(&self, py: Python<'_>) -> PyResult<(u32, Py<Bridge>)> {
+    fn bridge(&self, py: Python<'_>) -> PyResult<(u32, Owner)> {
         let opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match opened.as_ref() {
             Some((id, connection)) => Ok((*id, connection.get().bridge(py)?)),
             None => Err(errors::simple(
                 py,
                 "ReqttError",
-                "the requester is not open: use `async with Requester(...) as req:`",
+                "the requester is not open: use `async with Requester(...) as req:`, or `with` for that of reqtt.blocking",
             )),
         }
     }
@@ -107,15 +109,15 @@ impl Requester {
             resend: self.resend,
             match_by_topic: self.match_by_topic,
         };
-        bridge.get().tell(Command::OpenRequester { requester: id, options });
+        bridge.tell(Command::OpenRequester { requester: id, options });
         *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((id, connection));
         Ok(())
     }
 
     /// Ends when none of its requests is under way.
-    fn _drain(&self, py: Python<'_>) -> PyResult<Call> {
+    fn _drain(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let (requester, bridge) = self.bridge(py)?;
-        Bridge::start(bridge.bind(py), Waiting::Plain, |token| Command::DrainRequester { token, requester })
+        bridge.start(py, Waiting::Plain, |token| Command::DrainRequester { token, requester })
     }
 
     /// Ends its requests with `ClientClosed`, and gives up its response topic.
@@ -123,8 +125,8 @@ impl Requester {
         let opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Some((id, connection)) = opened.as_ref() else { return Ok(()) };
         if let Ok(bridge) = connection.get().bridge(py) {
-            bridge.get().on_its_loop(py)?;
-            bridge.get().tell(Command::CloseRequester { requester: *id });
+            bridge.check(py)?;
+            bridge.tell(Command::CloseRequester { requester: *id });
         }
         Ok(())
     }
@@ -196,7 +198,7 @@ impl Requester {
         fail_fast: bool,
         retry: Option<&Bound<'_, PyAny>>,
         hedge: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Call> {
+    ) -> PyResult<Py<PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         let timeout = timeout.map_or(Ok(this.timeout), check_timeout)?;
         let retry = retry.or(this.retry.as_ref().map(|retry| retry.bind(py)));
@@ -215,7 +217,7 @@ impl Requester {
             let start = START.import(py, "reqtt.retry", "start")?;
             let begun = start.call1((slf, topic, payload, timeout.as_secs_f64(), retry, hedge, options))?;
             let (coroutine, first) = begun.extract()?;
-            return Ok(Call::of_coroutine(coroutine, first));
+            return Ok(Py::new(py, Call::of_coroutine(coroutine, first))?.into_any());
         }
         let given = Given {
             content_type,
@@ -227,7 +229,7 @@ impl Requester {
         };
         let (requester, bridge, message) = Self::prepare(slf, topic, payload, qos, given)?;
         let decode = response_type.map(|kind| compile_decoder(py, kind)).transpose()?;
-        Bridge::start(bridge.bind(py), Waiting::Request(decode), |token| {
+        bridge.start(py, Waiting::Request(decode), |token| {
             Command::Request(Box::new(NewRequest {
                 token,
                 requester,
@@ -284,7 +286,7 @@ impl Requester {
         }
         let timeout = timeout.map_or(Ok(slf.get().timeout), check_timeout)?;
         let many = Some(Many { stall: stall.map(check_timeout).transpose()?, stream: credit.is_some() });
-        Bridge::gather(bridge.bind(slf.py()), item, end, |token| {
+        bridge.gather(slf.py(), item, end, |token| {
             let started = Instant::now();
             Command::Request(Box::new(NewRequest {
                 token,
@@ -301,7 +303,7 @@ impl Requester {
     /// Ends a gathering.
     fn _give_up(&self, py: Python<'_>, token: Token) -> PyResult<()> {
         if let Ok((_, bridge)) = self.bridge(py) {
-            bridge.get().cancel(py, token);
+            bridge.cancel(py, token);
         }
         Ok(())
     }
@@ -315,7 +317,7 @@ impl Requester {
         payload: Option<&Bound<'_, PyAny>>,
         qos: Option<u8>,
         given: Given<'_, '_>,
-    ) -> PyResult<(u32, Py<Bridge>, CoreMessage)> {
+    ) -> PyResult<(u32, Owner, CoreMessage)> {
         let (py, this) = (slf.py(), slf.get());
         let (requester, bridge) = this.bridge(py)?;
         topic::check_topic(topic).map_err(|error| errors::to_py(py, &error))?;

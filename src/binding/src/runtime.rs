@@ -2,7 +2,7 @@
 //! It is not joined at exit: it holds no Python object, and a connection that its owner left open must look
 //! to the broker like what it is, a client that went away.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -49,14 +49,50 @@ pub(crate) fn attach<R>(work: impl FnOnce(Python<'_>) -> R) -> Option<R> {
     (!*ended).then(|| Python::attach(work))
 }
 
+/// Whether Python's own threads that wait here must not come back to the interpreter either.
+static OVER: AtomicBool = AtomicBool::new(false);
+/// Those that are on their way back.
+static COMING_BACK: AtomicU32 = AtomicU32::new(0);
+thread_local! {
+    /// Whether this is the thread that ends the interpreter.
+    static ENDS_IT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// A thread of Python's own that was detached and comes back to the interpreter; to be dropped once it is there.
+pub(crate) struct ComingBack;
+
+impl Drop for ComingBack {
+    fn drop(&mut self) {
+        COMING_BACK.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Called at the end of a wait without the interpreter. Where that has ended, this thread stays here for good: the
+/// interpreter would end it in the middle of code that cannot be unwound.
+pub(crate) fn come_back() -> ComingBack {
+    COMING_BACK.fetch_add(1, Ordering::SeqCst);
+    let coming = ComingBack;
+    if OVER.load(Ordering::SeqCst) && !ENDS_IT.get() {
+        drop(coming);
+        loop {
+            std::thread::park();
+        }
+    }
+    coming
+}
+
 /// Called by `atexit`: afterwards no native thread comes in.
 #[pyfunction(name = "_ended")]
 pub(crate) fn ended(py: Python<'_>) {
+    ENDS_IT.set(true);
+    OVER.store(true, Ordering::SeqCst);
     py.detach(|| {
         let patience = Instant::now() + END_PATIENCE;
         // Bounded: in the child of a fork the lock may be that of a thread which is not there.
         while Instant::now() < patience {
-            if let Ok(mut ended) = ENDED.try_write() {
+            if COMING_BACK.load(Ordering::SeqCst) == 0
+                && let Ok(mut ended) = ENDED.try_write()
+            {
                 *ended = true;
                 return;
             }
@@ -75,10 +111,22 @@ pub(crate) fn forks() -> u32 {
     FORKS.load(Ordering::Relaxed)
 }
 
+/// Raises where `forks` says that something was made in another process.
+pub(crate) fn check_process(forks: u32) -> PyResult<()> {
+    if forks == self::forks() {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(
+        "this client was opened before fork(): its connection belongs to the parent process, open a new client in the child",
+    ))
+}
+
 /// Called in the child of a fork, by `os.register_at_fork`.
 #[pyfunction(name = "_forked")]
 pub(crate) fn forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
+    // Other threads are not here.
+    COMING_BACK.store(0, Ordering::SeqCst);
 }
 
 pub(crate) fn watch_forks(module: &Bound<'_, PyModule>) -> PyResult<()> {

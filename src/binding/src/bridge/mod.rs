@@ -16,33 +16,20 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict};
-use reqtt_core::command::{Answer, Command, Counters, Event, Question, Token};
+use pyo3::types::PyDict;
+use reqtt_core::command::{Command, Counters, Event, Token};
 use reqtt_core::connection::Link;
 use reqtt_core::mailbox::{Mailbox, Wake};
-use reqtt_core::options::{Options, Secret};
-use reqtt_core::{Error, ReasonCode, ResponderOptions};
-use slab::Slab;
+use reqtt_core::options::Options;
+use reqtt_core::{Error, ResponderOptions};
 
 pub(crate) use self::call::Call;
 use self::call::Slot;
 use self::wake::{Shared, WakeFd, WakeThread, Waker};
-use crate::client::secret;
+use crate::outcome::{self, Waiting};
+use crate::owner::Owner;
+use crate::waiters::Waiters;
 use crate::{errors, logging, message, payload, runtime};
-
-/// What a waiting call stands for; the event that ends it is translated accordingly.
-pub(crate) enum Waiting {
-    /// A request; with the decoder of its `response_type`.
-    Request(Option<Py<PyAny>>),
-    /// A publish, for the topic in its error.
-    Publish(String),
-    /// The same, together with what else this tick of the loop brings.
-    Item(String),
-    /// `None` is its result.
-    Plain,
-    /// The connect.
-    Connect,
-}
 
 enum Waiter {
     Call(Arc<Slot>, Waiting),
@@ -59,15 +46,9 @@ enum Waiter {
     },
 }
 
-struct Entry {
-    generation: u32,
-    waiter: Waiter,
-}
-
 #[derive(Default)]
 struct Inner {
-    waiters: Slab<Entry>,
-    generation: u32,
+    waiters: Waiters<Waiter>,
     /// Requests that wait for their outcome.
     requests: usize,
     /// What the program asked for in this tick of the loop.
@@ -184,11 +165,7 @@ impl Bridge {
 
     /// Raises unless the caller runs on this bridge's loop, in the process that opened it.
     pub fn on_its_loop(&self, py: Python<'_>) -> PyResult<()> {
-        if self.forks != runtime::forks() {
-            return Err(PyRuntimeError::new_err(
-                "this client was opened before fork(): its connection belongs to the parent process, open a new client in the child",
-            ));
-        }
+        runtime::check_process(self.forks)?;
         if self.detached.load(Ordering::Relaxed) {
             return Err(errors::to_py(py, &Error::ClientClosed));
         }
@@ -361,14 +338,14 @@ impl Bridge {
         if self.detached.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let waiters: Vec<Entry> = {
+        let waiters = {
             let mut inner = self.lock();
             inner.requests = 0;
-            inner.waiters.drain().collect()
+            inner.waiters.take_all()
         };
-        for entry in waiters {
+        for waiter in waiters {
             let closed = errors::to_py(py, &Error::ClientClosed);
-            match entry.waiter {
+            match waiter {
                 Waiter::Call(slot, _) => slot.complete(py, Err(closed))?,
                 Waiter::Subscription { fail: end, .. } | Waiter::Gather { end, .. } => {
                     drop(end.bind(py).call1((closed.value(py),))?);
@@ -396,27 +373,24 @@ impl Bridge {
         let py = slf.py();
         let this = slf.get();
         match event {
-            Event::Response { token, message, request_topic, latency } => {
-                let latency = latency.as_secs_f64();
+            Event::Response { token, .. } => {
                 let mut inner = this.lock();
                 if let Some(Waiter::Gather { item, .. }) = inner.get(token) {
                     let item = item.clone_ref(py);
                     drop(inner);
-                    let outcome = match message::outcome(py, message, &request_topic, latency, None) {
-                        Ok(response) => response,
-                        Err(error) => error.into_value(py).into_any(),
-                    };
-                    return item.bind(py).call1((outcome,)).map(drop);
+                    return item.bind(py).call1((outcome::item(py, event),)).map(drop);
                 }
                 let waiter = inner.take(token);
                 drop(inner);
-                let Some(Waiter::Call(slot, Waiting::Request(decode))) = waiter else { return Ok(()) };
-                slot.complete(py, message::outcome(py, message, &request_topic, latency, decode))
+                let Some(Waiter::Call(slot, waiting)) = waiter else { return Ok(()) };
+                slot.complete(py, waiting.outcome(py, event))
             }
             Event::Request { responder, delivery, message, deadline } => {
                 let Some(known) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
                 let (options, runner) = &*known.0;
-                let request = message::Request::incoming(slf, options.clone(), delivery, message, deadline)?;
+                let owner = Owner::Loop(slf.clone().unbind());
+                let request =
+                    message::Request::incoming(py, owner, options.clone(), delivery, message, deadline)?;
                 let coroutine = runner.bind(py).call1((request.clone_ref(py),))?;
                 let task = this.create_task.bind(py).call1((coroutine,))?;
                 if !request.get().is_over() {
@@ -432,20 +406,10 @@ impl Bridge {
                 push.bind(py).call1((message::Message::new(py, message)?, delivery))?;
                 Ok(())
             }
-            Event::Published { token, puback } => {
-                let Some(Waiter::Call(slot, Waiting::Publish(topic) | Waiting::Item(topic))) =
-                    this.take(token)
-                else {
-                    return Ok(());
-                };
-                let outcome = if puback.reason_code.is_error() {
-                    let (reason_code, reason_string) = (puback.reason_code, puback.reason_string);
-                    Err(errors::to_py(py, &Error::Publish { topic, reason_code, reason_string }))
-                } else {
-                    Py::new(py, message::PubAck::from(puback)).map(Py::into_any)
-                };
-                slot.complete(py, outcome)
-            }
+            Event::Published { token, .. } | Event::ConnAck { token, .. } => match this.take(token) {
+                Some(Waiter::Call(slot, waiting)) => slot.complete(py, waiting.outcome(py, event)),
+                _ => Ok(()),
+            },
             Event::Subscribed { token } => {
                 let slot = {
                     let mut inner = this.lock();
@@ -476,38 +440,16 @@ impl Bridge {
                 }
                 None => Ok(()),
             },
-            Event::Connected { connack, client_id } => {
-                let connack = Py::new(py, message::ConnAck::from(connack))?;
-                this.on_event.bind(py).call1(("connected", (&connack, client_id)))?;
-                Ok(())
-            }
-            Event::ConnAck { token, connack } => match this.take(token) {
-                Some(Waiter::Call(slot, _)) => {
-                    slot.complete(py, Py::new(py, message::ConnAck::from(connack)).map(Py::into_any))
-                }
-                _ => Ok(()),
-            },
-            Event::Disconnected { reason_code, detail, final_ } => {
-                let code = reason_code.map(|ReasonCode(code)| code);
-                this.on_event.bind(py).call1(("disconnected", (code, detail, final_)))?;
-                Ok(())
+            Event::Connected { .. } | Event::Disconnected { .. } | Event::Reconnecting { .. } => {
+                this.on_event.bind(py).call1(outcome::news(py, event)?).map(drop)
             }
             Event::Ask { number, question } => {
-                let (kind, data) = match &question {
-                    Question::Connect => ("connect", None),
-                    Question::Challenge { data } => ("challenge", Some(data)),
-                    Question::Finish { data } => ("finish", data.as_ref()),
-                };
-                let data = data.map(|data| PyBytes::new(py, data.as_bytes()));
+                let (kind, data) = outcome::question(py, &question);
                 this.on_event.bind(py).call1(("ask", (slf, number, kind, data)))?;
                 Ok(())
             }
             #[cfg(target_os = "linux")]
             Event::Watch(watched) => Self::watch(slf, watched),
-            Event::Reconnecting { attempt, delay } => {
-                this.on_event.bind(py).call1(("reconnecting", (attempt, delay.as_secs_f64())))?;
-                Ok(())
-            }
         }
     }
 
@@ -596,14 +538,7 @@ impl Bridge {
         if self.detached.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let answer = match error {
-            Some(why) => Err(why),
-            None => Ok(Answer {
-                username,
-                password: password.map(secret).transpose()?.flatten(),
-                data: data.map(Secret::from),
-            }),
-        };
+        let answer = outcome::answer(username, password, data, error)?;
         self.tell(Command::Answer { question, answer });
         Ok(())
     }
@@ -640,23 +575,43 @@ impl Drop for Bridge {
 
 impl Inner {
     fn wait(&mut self, waiter: Waiter) -> Token {
-        self.generation = self.generation.wrapping_add(1);
-        let index = self.waiters.insert(Entry { generation: self.generation, waiter });
-        u64::from(self.generation) << 32 | index as u64
+        self.waiters.add(waiter)
     }
 
     fn get(&mut self, token: Token) -> Option<&mut Waiter> {
-        let entry = self.waiters.get_mut((token & 0xFFFF_FFFF) as usize)?;
-        (u64::from(entry.generation) == token >> 32).then_some(&mut entry.waiter)
+        self.waiters.get(token)
     }
 
     fn take(&mut self, token: Token) -> Option<Waiter> {
-        self.get(token)?;
-        let entry = self.waiters.remove((token & 0xFFFF_FFFF) as usize);
-        let request = matches!(entry.waiter, Waiter::Call(_, Waiting::Request(_)) | Waiter::Gather { .. });
+        let waiter = self.waiters.take(token)?;
+        let request = matches!(waiter, Waiter::Call(_, Waiting::Request(_)) | Waiter::Gather { .. });
         self.requests -= usize::from(request);
-        Some(entry.waiter)
+        Some(waiter)
     }
+}
+
+/// Raises on a thread that runs an event loop: a call that waits would stop that.
+pub(crate) fn refuse_on_a_loop(py: Python<'_>) -> PyResult<()> {
+    match running_loop(py)? {
+        None => Ok(()),
+        // The cells of a notebook run on the loop of its kernel, which waits for them anyway.
+        Some(_) if is_notebook(py)? => Ok(()),
+        Some(_) => Err(PyRuntimeError::new_err(
+            "a blocking call would stop the event loop that runs in this thread: await reqtt.Client, Requester or Responder here, or make the call in another thread, with asyncio.to_thread()",
+        )),
+    }
+}
+
+/// Whether this is where the kernel of a notebook runs its cells.
+fn is_notebook(py: Python<'_>) -> PyResult<bool> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    let kernel = modules.call_method1("get", ("ipykernel.kernelapp",))?;
+    if kernel.is_none() || !kernel.getattr("IPKernelApp")?.call_method0("initialized")?.is_truthy()? {
+        return Ok(false);
+    }
+    let threading = py.import("threading")?;
+    let main = threading.call_method0("main_thread")?;
+    Ok(threading.call_method0("current_thread")?.is(&main))
 }
 
 fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
