@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import reqtt
-from reqtt import _core, codecs, testing
+from reqtt import _core, codecs, correlate, testing
 
-MODULES = (reqtt, codecs, testing)
+MODULES = (reqtt, codecs, correlate, testing)
 STUB = Path(reqtt.__file__).with_name("_core.pyi")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings as _warnings
 
-from reqtt import codecs
+from reqtt import codecs, correlate
 from reqtt._core import DEBUG as _DEBUG
 from reqtt._core import ConnAck, Message, PubAck, Request, Response, __version__
 from reqtt.auth import Authenticator, Scram
@@ -100,6 +100,7 @@ __all__ = [
     "Will",
     "__version__",
     "codecs",
+    "correlate",
     "responder",
 ]
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from reqtt._matched import Matched
     from reqtt._options import ClientOptions, RequestOptions
     from reqtt.codecs import Payload
+    from reqtt.correlate import Matcher
 
 __all__ = ["Requester", "ResponseTopic"]
 
@@ -56,13 +58,15 @@ class Requester(_core.Requester):
             carries responders that acknowledge after the response.
         resend: whether an unacknowledged request is sent again after a reconnect; else it ends with
             `ConnectionLost`.
-        correlation: "topic" is for responders that return no Correlation Data: one request at a time.
+        correlation: for responders that return no Correlation Data. A `Matcher` recognizes their responses
+            (`reqtt.correlate`); it says where they come, so `response_topic`, `resend` and `gather` are not
+            for it. "topic": one request at a time on one response topic.
         interop: "azure" marks requests with the Azure IoT Operations protocol version.
         client_options: those of `Client`, where a URL is given.
 
     Raises:
         InvalidTopic: `response_topic` cannot be published to.
-        ValueError, TypeError: another argument out of range.
+        ValueError, TypeError: another argument out of range, or one that does not go with a `Matcher`.
 
     Example:
         async with Requester("mqtt://localhost:1883") as req:
@@ -82,12 +86,14 @@ class Requester(_core.Requester):
         max_pending_requests: int = 10_000,
         response_qos: int | None = None,
         resend: bool = True,
-        correlation: Literal["data", "topic"] = "data",
+        correlation: Literal["data", "topic"] | Matcher = "data",
         interop: Literal["plain", "azure"] = "plain",
         **client_options: Unpack[ClientOptions],
     ) -> Self:
-        if correlation not in ("data", "topic"):
-            raise ValueError(f"correlation={correlation!r} does not exist: use 'data' or 'topic'")
+        if isinstance(correlation, str) and correlation not in ("data", "topic"):
+            raise ValueError(
+                f"correlation={correlation!r} does not exist: use 'data', 'topic' or a matcher"
+            )
         if interop not in ("plain", "azure"):
             raise ValueError(f"interop={interop!r} does not exist: use 'plain' or 'azure'")
         return super().__new__(
@@ -111,7 +117,7 @@ class Requester(_core.Requester):
         max_pending_requests: int = 10_000,
         response_qos: int | None = None,
         resend: bool = True,
-        correlation: Literal["data", "topic"] = "data",
+        correlation: Literal["data", "topic"] | Matcher = "data",
         interop: Literal["plain", "azure"] = "plain",
         **client_options: Unpack[ClientOptions],
     ) -> None:
@@ -124,6 +130,25 @@ class Requester(_core.Requester):
             )
         self.client, self._owns_client = own_or_shared(client, client_options)
         self._response_topic = response_topic
+        self._matched: Matched | None = None
+        if not isinstance(correlation, str):
+            if response_topic is not None or not resend or interop != "plain":
+                raise ValueError(
+                    "response_topic=, resend= and interop= do not go with a matcher, which says itself where"
+                    " responses come: leave them out"
+                )
+            from reqtt._matched import Matched
+
+            self._matched = Matched(
+                self.client,
+                correlation,
+                qos=qos,
+                response_qos=response_qos,
+                timeout=timeout,
+                max_pending_requests=max_pending_requests,
+            )
+            # In front of the native one, which stays as it is for everybody else.
+            self.request = self._matched.request  # type: ignore[method-assign,assignment]
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -133,6 +158,9 @@ class Requester(_core.Requester):
         if self._owns_client or not self.client.connected:
             await self.client.connect()
         self._loop = asyncio.get_running_loop()
+        if self._matched is not None:
+            self._matched.open()
+            return self
         try:
             self._open(self.client._connection, self._topic())
         except BaseException:
@@ -216,6 +244,8 @@ class Requester(_core.Requester):
             async for response in req.gather("cmnd/all-lamps/state", timeout=2, stall=0.3):
                 print(response.topic, response)
         """
+        if self._matched is not None:
+            raise ValueError("gather() needs Correlation Data: open the requester without a matcher")
         if max_responses is not None and max_responses < 1:
             raise ValueError(f"max_responses={max_responses} takes nothing: use 1 or more, or None")
         timeout = options.get("timeout")
@@ -281,7 +311,9 @@ class Requester(_core.Requester):
         if drain and self._loop is not None:
             with contextlib.suppress(TimeoutError, ClientClosed):
                 async with asyncio.timeout(timeout):
-                    await self._drain()
+                    await (self._drain() if self._matched is None else self._matched.drain())
         self._close()
+        if self._matched is not None:
+            await self._matched.close()
         if self._owns_client:
             await self.client.close(drain=False)
