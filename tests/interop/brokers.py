@@ -124,12 +124,6 @@ def mochi(certificate: Certificate) -> Iterator[Server]:
 
 
 @contextmanager
-def moquette(certificate: Certificate) -> Iterator[Server]:
-    with _java("moquette", certificate) as server:
-        yield server
-
-
-@contextmanager
 def hivemq(certificate: Certificate) -> Iterator[Server]:
     with _java("hivemq", certificate) as server:
         yield server
@@ -173,7 +167,6 @@ BROKERS: dict[str, Callable[[Certificate], object]] = {
     "aedes": aedes,
     "mochi": mochi,
     "hivemq": hivemq,
-    "moquette": moquette,
 }
 NAMES = {
     "mosquitto": "Mosquitto",
@@ -181,7 +174,6 @@ NAMES = {
     "aedes": "aedes",
     "mochi": "Mochi MQTT",
     "hivemq": "HiveMQ CE",
-    "moquette": "Moquette",
 }
 
 

@@ -21,7 +21,7 @@ from interop.installed import Missing
 TO = os.environ.get("REQTT_INTEROP_RESULTS")
 RECORDER = pytest.StashKey[results.Recorder]()
 REPORT = pytest.StashKey[pytest.TestReport]()
-NOT_SUPPORTED = "not supported: "
+SKIPS = ("not supported", "breaks the standard")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,19 +63,33 @@ def server(request: pytest.FixtureRequest, _brokers: Brokers) -> Server:
 
 
 @pytest.fixture
+def another(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
+    """`another(kind)`: a broker for this test alone."""
+    brokers = Brokers(tmp_path)
+    yield brokers.get
+    brokers.close()
+
+
+@pytest.fixture
 def lacks(request: pytest.FixtureRequest) -> Callable[[str], NoReturn]:
     """`lacks(evidence)`: the broker or peer does not have this, as seen in this run."""
+    return lambda evidence: _without(request, SKIPS[0], evidence)
 
-    def skip(evidence: str) -> NoReturn:
-        cell = cell_of(request.node)
-        assert cell is not None
-        table, row, column = cell
-        known = results.load()[table].get(row, {}).get(column, {"result": None})
-        if not TO and known["result"] == "pass":
-            pytest.fail(f"{row} passed on {column} when results.json was made; now: {evidence}")
-        pytest.skip(NOT_SUPPORTED + evidence)
 
-    return skip
+@pytest.fixture
+def breaks(request: pytest.FixtureRequest) -> Callable[[str], NoReturn]:
+    """`breaks(statement)`: the broker or peer does otherwise than a statement of MQTT 5.0 says it must."""
+    return lambda statement: _without(request, SKIPS[1], statement)
+
+
+def _without(request: pytest.FixtureRequest, result: str, evidence: str) -> NoReturn:
+    cell = cell_of(request.node)
+    assert cell is not None
+    table, row, column = cell
+    known = results.load()[table].get(row, {}).get(column, {"result": None})
+    if not TO and known["result"] == "pass":
+        pytest.fail(f"{row} passed on {column} when results.json was made; now: {evidence}")
+    pytest.skip(f"{result}: {evidence}")
 
 
 @pytest.fixture
@@ -116,8 +130,10 @@ def pytest_runtest_makereport(
     elif report.failed:
         text = str(call.excinfo.value).splitlines() if call.excinfo is not None else []
         recorder_of(item.config).record(*cell, "fails", text[0][:200] if text else "")
-    elif call.excinfo is not None and (why := str(call.excinfo.value.msg)).startswith(NOT_SUPPORTED):
-        recorder_of(item.config).record(*cell, "not supported", why.removeprefix(NOT_SUPPORTED))
+    elif call.excinfo is not None:
+        result, _, why = str(call.excinfo.value).partition(": ")
+        if result in SKIPS:
+            recorder_of(item.config).record(*cell, result, why)
     return report
 
 

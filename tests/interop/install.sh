@@ -62,7 +62,6 @@ if have cargo "rumqttc"; then
 fi
 
 if have mvn "what is written in Java"; then
-    jvm moquette servers/moquette
     jvm hivemq servers/hivemq
     jvm hivemq-client clients/hivemq
 fi

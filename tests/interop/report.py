@@ -11,13 +11,13 @@ from interop.peers import PEERS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "interoperability.md"
 
-MARK = {"pass": "yes", "not supported": "–", "fails": "**fails**"}
+MARK = {"pass": "yes", "not supported": "–", "breaks the standard": "**no**", "fails": "**fails**"}
 
 HEAD = """# Interoperability
 
 The tables of this page are made by a run of `tests/interop/` (`make interop`), which installs every broker
-and peer from its language's registry. "yes" is a test that passed; a dash is something that the broker or
-peer does not have, and the note says how the run saw that.
+and peer from its language's registry. "yes" is a test that passed. A dash is something that the broker or
+peer does not have; **no** is where it breaks a statement of MQTT 5.0. The notes say how the run saw that.
 """
 
 BROKERS = """

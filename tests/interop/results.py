@@ -29,7 +29,7 @@ class Recorder:
     def record(self, table: str, row: str, column: str, result: str, evidence: str) -> None:
         cell = self._cells[table].setdefault(row, {}).get(column)
         # Where a cell has several tests, the worst counts.
-        order = ["pass", "not supported", "fails"]
+        order = ["pass", "not supported", "breaks the standard", "fails"]
         if cell is None or order.index(result) > order.index(cell["result"]):
             self._cells[table][row][column] = {"result": result, "evidence": evidence}
 

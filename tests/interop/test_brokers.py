@@ -21,6 +21,13 @@ Lacks = Callable[[str], NoReturn]
 Shows = Callable[[str], None]
 
 
+# Brokers that stop when acknowledgements and messages for one client cross. The other rows ask one at a time.
+DEADLOCKS = {
+    "mochi": "[MQTT-4.3.2-4]: sooner or later it acknowledges nothing more. Its Inflight.NextImmediate takes a"
+    " read lock, and GetAll takes it again: a PUBLISH that waits to write in between stops both for ever"
+}
+
+
 def row(name: str) -> pytest.MarkDecorator:
     return pytest.mark.cell("brokers", name, "{server}")
 
@@ -42,25 +49,44 @@ async def test_request_and_response(
     req = await requester(server, qos=qos, response_qos=qos)
     if req.client.connack.maximum_qos < qos:
         lacks(f"CONNACK says Maximum QoS {req.client.connack.maximum_qos}")
-    responses = await asyncio.gather(*(req.request(topic, f"n{n}", timeout=5) for n in range(20)))
-    assert [(r.text, r.qos) for r in responses] == [(f"n{n}", qos) for n in range(20)]
+    for n in range(0, 20, at_once := 1 if server.kind in DEADLOCKS else 20):
+        waiting = [req.request(topic, f"n{m}", timeout=5) for m in range(n, n + at_once)]
+        responses = await asyncio.gather(*waiting)
+        assert [(r.text, r.qos) for r in responses] == [(f"n{m}", qos) for m in range(n, n + at_once)]
 
 
 @row("500 requests in flight")
 async def test_many_in_flight(
-    server: Server, requester: Factory, serving: Factory, topic: str, shows: Shows
+    server: Server,
+    another: Callable[[str], Server],
+    requester: Factory,
+    serving: Factory,
+    topic: str,
+    shows: Shows,
+    breaks: Lacks,
 ) -> None:
+    deadlocks = server.kind in DEADLOCKS
+    if deadlocks:
+        # It would take the other rows with it.
+        server = another(server.kind)
     await serving(server, echo_on(topic, concurrency=1000))
     req = await requester(server)
-    responses = await asyncio.gather(*(req.request(topic, f"n{n}", timeout=20) for n in range(500)))
-    assert [r.text for r in responses] == [f"n{n}" for n in range(500)]
-    stats = req.client.stats()
-    assert (stats.responses, stats.unmatched, stats.duplicates, stats.late) == (500, 0, 0, 0)
+    for round in range(20 if deadlocks else 1):
+        waiting = [req.request(topic, f"n{n}", timeout=3 if deadlocks else 20) for n in range(500)]
+        responses = await asyncio.gather(*waiting, return_exceptions=True)
+        if deadlocks and any(isinstance(r, reqtt.ResponseTimeout) for r in responses):
+            assert req.client.stats().in_flight > 0, "nothing waits for the broker"
+            breaks(DEADLOCKS[server.kind])
+        assert [r.text for r in responses if isinstance(r, reqtt.Response)] == [f"n{n}" for n in range(500)]
+        stats = req.client.stats()
+        assert (stats.responses, stats.unmatched, stats.duplicates) == (500 * (round + 1), 0, 0)
     shows(f"Receive Maximum {req.client.connack.receive_maximum}")
 
 
 @row("properties arrive as they were sent")
-async def test_properties(server: Server, requester: Factory, serving: Factory, topic: str) -> None:
+async def test_properties(
+    server: Server, requester: Factory, serving: Factory, topic: str, breaks: Lacks
+) -> None:
     seen: list[reqtt.Request] = []
 
     @responder(topic)
@@ -82,11 +108,14 @@ async def test_properties(server: Server, requester: Factory, serving: Factory, 
     [request] = seen
     assert (request.payload, request.content_type) == (b"\x00\xff", "image/x-odd")
     assert request.payload_format_indicator in (0, None)  # 0 is what its absence means
-    assert request.user_properties == (("a", "1"), ("ä", ""), ("a", "1"))
     assert request.correlation_data == b"\x00\xff\xfe"
     assert request.message_expiry_interval in (4, 5)
     assert (response.text, response.content_type) == ("é", "text/x-answer")
     assert response.user_properties == (("b", "2"), ("b", "1"))
+    asked = (("a", "1"), ("ä", ""), ("a", "1"))
+    if request.user_properties != asked and sorted(request.user_properties) == sorted(asked):
+        breaks("[MQTT-3.3.2-18]: User Properties a, ä, a arrive as a, a, ä; everything else as it was sent")
+    assert request.user_properties == asked
 
 
 @row("the error of a handler")
@@ -134,21 +163,24 @@ async def test_shared_subscription(
             return body
 
         await serving(server, work)
-    responses = await asyncio.gather(*(req.request(topic, f"n{n}", timeout=5) for n in range(40)))
-    assert [r.text for r in responses] == [f"n{n}" for n in range(40)]
+    for n in range(0, 40, at_once := 1 if server.kind in DEADLOCKS else 40):
+        waiting = [req.request(topic, f"n{m}", timeout=5) for m in range(n, n + at_once)]
+        assert [r.text for r in await asyncio.gather(*waiting)] == [f"n{m}" for m in range(n, n + at_once)]
+    # To one of them; to which is the broker's choice (section 4.8.2), and HiveMQ may choose one for all.
     assert len(ran) == 40
-    assert set(ran) == {0, 1}
 
 
 @row("a will that is a request")
-async def test_will(server: Server, serving: Factory, raw: Factory, make_proxy: Factory, topic: str) -> None:
+async def test_will(
+    server: Server, serving: Factory, raw: Factory, make_proxy: Factory, topic: str, breaks: Lacks
+) -> None:
     @responder(f"{topic}/gone")
     async def noted(body: str) -> str:
         return f"{body} is noted"
 
     await serving(server, noted)
     watcher = await raw(server)
-    await watcher.subscribe(f"{topic}/seen")
+    await watcher.subscribe(f"{topic}/+")
     proxy = await make_proxy(server)
     will = reqtt.Will(
         f"{topic}/gone", "panel-7", response_topic=f"{topic}/seen", correlation_data=b"\xffwill"
@@ -156,6 +188,10 @@ async def test_will(server: Server, serving: Factory, raw: Factory, make_proxy: 
     client = reqtt.Client(proxy.url, will=will, reconnect=None)
     await client.connect()
     proxy.cut()
+    published = await watcher.receive()
+    assert (published.topic, published.payload) == (f"{topic}/gone", b"panel-7")
+    if published.response_topic is None:
+        breaks("[MQTT-3.3.2-15]: the will is published without its Response Topic and Correlation Data")
     answer = await watcher.receive()
     assert (answer.payload, answer.correlation_data) == (b"panel-7 is noted", b"\xffwill")
     await client.close()

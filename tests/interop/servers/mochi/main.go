@@ -50,6 +50,9 @@ func main() {
 
 	capabilities := mqtt.NewDefaultServerCapabilities()
 	capabilities.MaximumPacketSize = uint32(maximum)
+	// Else the PUBACK of a message with User Properties has them, too, and with them a reason code that no
+	// PUBACK may have (0x01 at QoS 1) [MQTT-3.4.2-1].
+	capabilities.Compatibilities.NoInheritedPropertiesOnAck = true
 	server := mqtt.New(&mqtt.Options{
 		Capabilities: capabilities,
 		Logger:       slog.New(slog.NewTextHandler(io.Discard, nil)),
