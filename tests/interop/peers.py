@@ -75,7 +75,7 @@ PEERS = {
         own_response_topic=True,
     ),
     "rumqttc": Peer("rumqttc", "Rust", lambda: "0.25.1", partial(_built, "cargo", "rumqttc")),
-    "hivemq": Peer(
+    "hivemq_client": Peer(
         "HiveMQ MQTT Client",
         "Java",
         lambda: installed.pom(HERE / "clients" / "hivemq"),

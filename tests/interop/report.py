@@ -26,6 +26,16 @@ BROKERS = """
 Both sides are reqtt; the broker between them is somebody else's.
 
 {table}
+
+Mochi runs with `Compatibilities.NoInheritedPropertiesOnAck`. Without it, its PUBACK of a message with User
+Properties repeats them, behind a reason code that no PUBACK may have ([MQTT-3.4.2-1]), and the client closes
+the connection:
+
+```text
+-> PUBLISH t/x, packet identifier 1, User Property a = 1
+<- 40 0b  00 01  01  07 26 00 01 61 00 01 31      PUBACK 1, reason code 0x01, User Property a = 1
+-> e0 02 81 00                                    DISCONNECT 0x81 Malformed Packet
+```
 """
 
 PEERS_TEXT = """
@@ -38,6 +48,9 @@ responder, one of which it refuses; the error is read from the user properties a
 fifty requests of a reqtt requester at once, each matched.
 
 {table}
+
+gmqtt does not wait for room within the broker's Receive Maximum (section 4.9; Mosquitto: 20): `publish()`
+raises `OverflowError`, and its user has to try again, as the responder here does.
 """
 
 TAIL = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -23,8 +24,8 @@ Shows = Callable[[str], None]
 
 # Brokers that stop when acknowledgements and messages for one client cross. The other rows ask one at a time.
 DEADLOCKS = {
-    "mochi": "[MQTT-4.3.2-4]: sooner or later it acknowledges nothing more. Its Inflight.NextImmediate takes a"
-    " read lock, and GetAll takes it again: a PUBLISH that waits to write in between stops both for ever"
+    "mochi": "[MQTT-4.3.2-4]: sooner or later it acknowledges nothing more. Its Inflight.NextImmediate takes"
+    " a read lock, and GetAll takes it again: a PUBLISH that waits to write in between stops both for ever"
 }
 
 
@@ -69,17 +70,23 @@ async def test_many_in_flight(
     if deadlocks:
         # It would take the other rows with it.
         server = another(server.kind)
-    await serving(server, echo_on(topic, concurrency=1000))
+    app = await serving(server, echo_on(topic, concurrency=1000))
     req = await requester(server)
-    for round in range(20 if deadlocks else 1):
+    until = time.monotonic() + (15 if deadlocks else 0)
+    for round in itertools.count(1):
         waiting = [req.request(topic, f"n{n}", timeout=3 if deadlocks else 20) for n in range(500)]
         responses = await asyncio.gather(*waiting, return_exceptions=True)
         if deadlocks and any(isinstance(r, reqtt.ResponseTimeout) for r in responses):
             assert req.client.stats().in_flight > 0, "nothing waits for the broker"
+            await app.close(drain=False)
             breaks(DEADLOCKS[server.kind])
         assert [r.text for r in responses if isinstance(r, reqtt.Response)] == [f"n{n}" for n in range(500)]
         stats = req.client.stats()
-        assert (stats.responses, stats.unmatched, stats.duplicates) == (500 * (round + 1), 0, 0)
+        assert (stats.responses, stats.unmatched, stats.duplicates) == (500 * round, 0, 0)
+        if time.monotonic() > until:
+            break
+    if deadlocks:
+        pytest.skip("not run: it has not shown its deadlock within 15 s")
     shows(f"Receive Maximum {req.client.connack.receive_maximum}")
 
 
@@ -315,7 +322,7 @@ async def test_maximum_packet_size(
     await serving(server, echo_on(topic))
     req = await requester(server)
     if req.client.connack.maximum_packet_size is None:
-        lacks("none in CONNACK")
+        lacks("none in CONNACK, though one is set")
     with pytest.raises(reqtt.PacketTooLarge) as error:
         await req.request(topic, bytes(MAXIMUM_PACKET_SIZE), timeout=5)
     assert error.value.maximum == MAXIMUM_PACKET_SIZE
