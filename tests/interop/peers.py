@@ -23,13 +23,17 @@ class Peer:
     language: str
     version: Callable[[], str]
     command: Callable[[], list[str]]
-    # The paho.golang extension chooses it itself.
+    # Some choose it themselves.
     own_response_topic: bool = False
 
 
-def _python(program: str) -> list[str]:
-    python = installed.there(MADE / "venv" / "bin" / "python")
-    return [str(python), "-u", str(HERE / "clients" / "python" / program)]
+def _python(package: str, program: str, name: str = "", *, own_response_topic: bool = False) -> Peer:
+    def command() -> list[str]:
+        python = installed.there(MADE / "venv" / "bin" / "python")
+        return [str(python), "-u", str(HERE / "clients" / "python" / program)]
+
+    version = partial(installed.requirement, package)
+    return Peer(name or package, "Python", version, command, own_response_topic)
 
 
 def _node() -> list[str]:
@@ -51,21 +55,12 @@ def _package_json() -> str:
 
 
 PEERS = {
-    "paho": Peer(
-        "paho-mqtt", "Python", partial(installed.requirement, "paho-mqtt"), partial(_python, "paho_peer.py")
-    ),
-    "aiomqtt": Peer(
-        "aiomqtt", "Python", partial(installed.requirement, "aiomqtt"), partial(_python, "aiomqtt_peer.py")
-    ),
-    "gmqtt": Peer(
-        "gmqtt", "Python", partial(installed.requirement, "gmqtt"), partial(_python, "gmqtt_peer.py")
-    ),
-    "zmqtt": Peer(
-        "zmqtt, its request()",
-        "Python",
-        partial(installed.requirement, "zmqtt"),
-        partial(_python, "zmqtt_peer.py"),
-    ),
+    "paho": _python("paho-mqtt", "paho_peer.py"),
+    "aiomqtt": _python("aiomqtt", "aiomqtt_peer.py"),
+    "gmqtt": _python("gmqtt", "gmqtt_peer.py"),
+    "zmqtt": _python("zmqtt", "zmqtt_peer.py", "zmqtt, its request()"),
+    "faststream": _python("faststream", "faststream_peer.py", "FastStream", own_response_topic=True),
+    "awscrt": _python("awscrt", "awscrt_peer.py", "AWS CRT"),
     "mqttjs": Peer("MQTT.js", "JavaScript", _package_json, _node),
     "paho_golang": Peer(
         "paho.golang, its rpc extension",
