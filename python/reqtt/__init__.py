@@ -10,8 +10,10 @@ Names are those of the MQTT 5.0 specification; numbers of sections, here and bel
 from __future__ import annotations
 
 import warnings as _warnings
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
-from reqtt import codecs, correlate
+from reqtt import codecs
 from reqtt._core import DEBUG as _DEBUG
 from reqtt._core import ConnAck, Message, PubAck, Request, Response, __version__
 from reqtt.auth import Authenticator, Scram
@@ -53,6 +55,9 @@ from reqtt.gather import Gather
 from reqtt.requester import Requester, ResponseTopic
 from reqtt.responder import Middleware, Router, responder
 from reqtt.serving import Responder
+
+if _TYPE_CHECKING:
+    from reqtt import correlate
 
 __all__ = [
     "Authenticator",
@@ -103,6 +108,16 @@ __all__ = [
     "correlate",
     "responder",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    # Few need it, and it takes 1 ms.
+    if name == "correlate":
+        import importlib
+
+        return importlib.import_module("reqtt.correlate")
+    raise AttributeError(f"module 'reqtt' has no attribute {name!r}")
+
 
 if _DEBUG:
     _warnings.warn(

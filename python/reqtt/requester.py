@@ -91,9 +91,7 @@ class Requester(_core.Requester):
         **client_options: Unpack[ClientOptions],
     ) -> Self:
         if isinstance(correlation, str) and correlation not in ("data", "topic"):
-            raise ValueError(
-                f"correlation={correlation!r} does not exist: use 'data', 'topic' or a matcher"
-            )
+            raise ValueError(f"correlation={correlation!r} does not exist: use 'data', 'topic' or a matcher")
         if interop not in ("plain", "azure"):
             raise ValueError(f"interop={interop!r} does not exist: use 'plain' or 'azure'")
         return super().__new__(
