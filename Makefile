@@ -126,4 +126,4 @@ count: $(VENV)/made ## Count the instructions of a request in the core, and set 
 	$(BIN)/python -m benchmarks.instructions --write
 
 clean: ## Remove what was built
-	rm -rf $(VENV) $(BENCH) target benchmarks/limit/target fuzz/target dist
+	rm -rf $(VENV) $(BENCH) target benchmarks/limit/target fuzz/target dist tests/interop/.made tests/interop/*/*/node_modules

@@ -38,7 +38,7 @@ golang() {
 
 jvm() {
     fresh "$made/$1.classpath" "$2/pom.xml" "$2"/src/main/java/* || return 0
-    mvn --quiet --batch-mode --file "$2/pom.xml" compile dependency:build-classpath \
+    mvn --quiet --batch-mode -Dstyle.color=never --file "$2/pom.xml" compile dependency:build-classpath \
         -Dmdep.outputFile="$made/$1.classpath"
     touch "$made/$1.classpath"
 }
