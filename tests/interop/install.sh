@@ -64,6 +64,7 @@ fi
 if have mvn "what is written in Java"; then
     jvm hivemq servers/hivemq
     jvm hivemq-client clients/hivemq
+    jvm paho_java clients/paho_java
 fi
 
 # A venv of their own: their dependencies are not those of the tests.

@@ -76,4 +76,10 @@ PEERS = {
         lambda: installed.pom(HERE / "clients" / "hivemq"),
         partial(installed.java, "hivemq-client", "Peer"),
     ),
+    "paho_java": Peer(
+        "Eclipse Paho",
+        "Java",
+        lambda: installed.pom(HERE / "clients" / "paho_java"),
+        partial(installed.java, "paho_java", "Peer"),
+    ),
 }

@@ -49,8 +49,8 @@ fifty requests of a reqtt requester at once, each matched.
 
 {table}
 
-gmqtt does not wait for room within the broker's Receive Maximum (section 4.9; Mosquitto: 20): `publish()`
-raises `OverflowError`, and its user has to try again, as the responder here does.
+gmqtt and Eclipse Paho for Java do not wait for room within the broker's Receive Maximum (section 4.9;
+Mosquitto: 20): `publish()` raises. Their users have to wait themselves, as the responders here do.
 """
 
 TAIL = """
@@ -82,7 +82,9 @@ def peers(found: dict[str, Any]) -> str:
     rows = []
     for key, cells in found["peers"].items():
         peer = PEERS.get(key)
-        name = key if peer is None else f"{peer.name} {found['versions'][key]}"
+        # Mosquitto's own programs have its version.
+        name, comma, part = (key if peer is None else peer.name).partition(",")
+        name = f"{name} {found['versions'][key if peer else 'mosquitto']}{comma}{part}"
         language = "C" if peer is None else peer.language
         rows.append([name, language, *(notes.cell(cells.get(way)) for way in ("they ask", "they answer"))])
     return table(["peer", "language", "they ask", "they answer"], rows) + notes.text()
