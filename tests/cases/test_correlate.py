@@ -377,6 +377,28 @@ async def test_a_reconnect_keeps_who_waits(
     assert (await waiting).text == "done"
 
 
+async def test_subscriptions_that_nobody_uses_are_bounded(
+    broker: Any, proxy: Any, requester: Factory, device: Any, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reqtt import _matched
+
+    monkeypatch.setattr(_matched, "_IDLE", 2)
+
+    async def handle(peer: Any, message: Any) -> None:
+        await peer.publish(message.topic.replace("/set", "/state"), message.payload)
+
+    await device(f"{topic}/+/set", handle)
+    matcher = correlate.topic(f"{topic}/{{lamp}}/set", f"{topic}/{{lamp}}/state")
+    req = await requester(proxy, correlation=matcher)
+    for lamp in (1, 2, 3, 4, 4, 1):
+        assert (await req.request(f"{topic}/{lamp}/set", f"on {lamp}", timeout=5)).text == f"on {lamp}"
+    # The one used longest ago goes first; what was given up is subscribed again.
+    await proxy.wait_up(UNSUBSCRIBE, count=3)
+    given_up = [f.topic_filter for r in proxy.up(UNSUBSCRIBE) for f in r.packet.filters]
+    assert given_up == [f"{topic}/{lamp}/state" for lamp in (1, 2, 3)]
+    assert len(proxy.up(SUBSCRIBE)) == 5
+
+
 async def test_closing_ends_who_waits(broker: Any, requester: Factory, device: Any, topic: str) -> None:
     seen = asyncio.Event()
 
