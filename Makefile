@@ -8,7 +8,7 @@ SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml
 
 SEEDS ?= 100000
 
-.PHONY: help demo test test-rust simulate test-python lint format build clean wheels leaks chaos fuzz bench report count
+.PHONY: help demo test test-rust simulate test-python interop lint format build clean wheels leaks chaos fuzz bench report count
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,7 +44,14 @@ simulate: ## Play the core in SEEDS simulated worlds (make simulate SEEDS=100000
 test-python: build $(VENV)/tools
 	cargo build --release --locked --quiet -p count
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
+	PYTHON=$(PYTHON) tests/interop/install.sh
 	$(BIN)/python -m pytest
+
+interop: build $(VENV)/tools ## Try every broker and peer, and write docs/interoperability.md from what they show
+	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
+	PYTHON=$(PYTHON) tests/interop/install.sh
+	REQTT_INTEROP_RESULTS=tests/interop/results.json $(BIN)/python -m pytest tests/interop --deselect tests/interop/test_report.py
+	PYTHONPATH=tests:python $(BIN)/python -m interop.report
 
 SEED ?= 1
 chaos fuzz: SECONDS ?= 60
@@ -119,4 +126,4 @@ count: $(VENV)/made ## Count the instructions of a request in the core, and set 
 	$(BIN)/python -m benchmarks.instructions --write
 
 clean: ## Remove what was built
-	rm -rf $(VENV) $(BENCH) target benchmarks/limit/target fuzz/target dist
+	rm -rf $(VENV) $(BENCH) target benchmarks/limit/target fuzz/target dist tests/interop/.made tests/interop/*/*/node_modules

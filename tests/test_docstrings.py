@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import reqtt
-from reqtt import _core, asyncapi, blocking, codecs, otel, prometheus, testing, timing
+from reqtt import _core, asyncapi, blocking, codecs, correlate, otel, prometheus, testing, timing
 
-MODULES = (reqtt, asyncapi, blocking, codecs, otel, prometheus, testing, timing)
+MODULES = (reqtt, asyncapi, blocking, codecs, correlate, otel, prometheus, testing, timing)
 STUB = Path(reqtt.__file__).with_name("_core.pyi")
 
 

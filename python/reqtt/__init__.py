@@ -62,7 +62,7 @@ from reqtt.serving import Responder
 from reqtt.stream import Stream
 
 if _typing.TYPE_CHECKING:
-    from reqtt import blocking
+    from reqtt import blocking, correlate
     from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
     from reqtt.middleware import OutgoingRequest, RequesterMiddleware
 
@@ -124,6 +124,7 @@ __all__ = [
     "__version__",
     "blocking",
     "codecs",
+    "correlate",
     "discover",
     "operation",
     "responder",
@@ -146,8 +147,8 @@ if not _typing.TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        if name == "blocking":
-            return import_module("reqtt.blocking")
+        if name in ("blocking", "correlate"):
+            return import_module(f"{__name__}.{name}")
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -19,6 +19,7 @@ from reqtt.errors import (
     RemoteTimeout,
     RemoteUnavailable,
     ReqttError,
+    RequestError,
     UnsupportedContentType,
     status_phrase,
 )
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 else:
     from reqtt import _msgspec as msgspec
 
-__all__ = ["PROBLEM_JSON", "error_from_response", "error_reply", "wire_status"]
+__all__ = ["PROBLEM_JSON", "error_from_response", "error_reply", "remote_error", "wire_status"]
 
 _log = logging.getLogger("reqtt.responder")
 
@@ -112,6 +113,19 @@ def error_from_response(response: Response, topic: str | None = None) -> ReqttEr
         about = properties.get("__propVal")
         error.add_note(f"about: {name}" if about is None else f"about: {name} = {_shorten(about)!r}")
     return error
+
+
+def remote_error(refused: RequestError, response: Response, topic: str) -> RemoteError:
+    """The error that a matcher has read in a response."""
+    return _CLASSES.get(refused.status, RemoteError)(
+        refused.message,
+        status=refused.status,
+        code=refused.code,
+        data=refused.data,
+        application=True,
+        response=response,
+        topic=topic,
+    )
 
 
 def error_reply(

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from reqtt._matched import Matched
     from reqtt._options import ClientOptions, RequestOptions
     from reqtt.codecs import Payload
+    from reqtt.correlate import Matcher
     from reqtt.middleware import RequesterMiddleware
 
 __all__ = ["Requester", "ResponseTopic"]
@@ -61,7 +63,9 @@ class Requester(_core.Requester):
             carries responders that acknowledge after the response.
         resend: whether an unacknowledged request is sent again after a reconnect; else it ends with
             `ConnectionLost`.
-        correlation: "topic" is for responders that return no Correlation Data: one request at a time.
+        correlation: for responders that return no Correlation Data. A `Matcher` recognizes their responses
+            (`reqtt.correlate`); it says where they come, so `response_topic`, `resend` and `gather` are not
+            for it. "topic": one request at a time on one response topic.
         interop: "azure" marks requests with the Azure IoT Operations protocol version.
         middleware: `async def (request, call_next) -> Response`, around each `request`; the first is
             outermost. The request is an `OutgoingRequest`. With middleware, a request starts when it is
@@ -71,7 +75,7 @@ class Requester(_core.Requester):
 
     Raises:
         InvalidTopic: `response_topic` cannot be published to.
-        ValueError, TypeError: another argument out of range.
+        ValueError, TypeError: another argument out of range, or one that does not go with a `Matcher`.
 
     Example:
         async with Requester("mqtt://localhost:1883") as req:
@@ -91,14 +95,14 @@ class Requester(_core.Requester):
         max_pending_requests: int = 10_000,
         response_qos: int | None = None,
         resend: bool = True,
-        correlation: Literal["data", "topic"] = "data",
+        correlation: Literal["data", "topic"] | Matcher = "data",
         interop: Literal["plain", "azure"] = "plain",
         middleware: Sequence[RequesterMiddleware] = (),
         retry: Retry | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> Self:
-        if correlation not in ("data", "topic"):
-            raise ValueError(f"correlation={correlation!r} does not exist: use 'data' or 'topic'")
+        if isinstance(correlation, str) and correlation not in ("data", "topic"):
+            raise ValueError(f"correlation={correlation!r} does not exist: use 'data', 'topic' or a matcher")
         if interop not in ("plain", "azure"):
             raise ValueError(f"interop={interop!r} does not exist: use 'plain' or 'azure'")
         check_retry(retry)
@@ -124,7 +128,7 @@ class Requester(_core.Requester):
         max_pending_requests: int = 10_000,
         response_qos: int | None = None,
         resend: bool = True,
-        correlation: Literal["data", "topic"] = "data",
+        correlation: Literal["data", "topic"] | Matcher = "data",
         interop: Literal["plain", "azure"] = "plain",
         middleware: Sequence[RequesterMiddleware] = (),
         retry: Retry | None = None,
@@ -141,23 +145,50 @@ class Requester(_core.Requester):
         self._response_topic = response_topic
         self._correlation = correlation
         self._latencies = Latencies()
+        self._matched: Matched | None = None
+        if not isinstance(correlation, str):
+            if response_topic is not None or not resend or interop != "plain":
+                raise ValueError(
+                    "response_topic=, resend= and interop= do not go with a matcher, which says itself where"
+                    " responses come: leave them out"
+                )
+            if retry is not None:
+                raise ValueError("retry= does not go with a matcher: ask again where it fails")
+            from reqtt._matched import Matched
+
+            self._matched = Matched(
+                self.client,
+                correlation,
+                qos=qos,
+                response_qos=response_qos,
+                timeout=timeout,
+                max_pending_requests=max_pending_requests,
+            )
+            # In front of the native one, which stays as it is for everybody else.
+            self.request = self._matched.request  # type: ignore[method-assign,assignment]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timeout = timeout
-        self._by_topic = correlation == "topic"
         if middleware:
             from reqtt.middleware import layered
 
             # Only here: other requesters keep the native one.
-            send = functools.partial(type(self).request, self)
+            send = self._matched.request if self._matched else functools.partial(type(self).request, self)
             self.request = layered(send, middleware)  # type: ignore[method-assign, assignment]
 
     def __repr__(self) -> str:
         return f"<reqtt.Requester on {self.client!r}>"
 
+    def _no_matcher(self, what: str) -> None:
+        if self._matched is not None:
+            raise ValueError(f"{what} needs Correlation Data: open the requester without a matcher")
+
     async def __aenter__(self) -> Self:
         if self._owns_client or not self.client.connected:
             await self.client.connect()
         self._loop = asyncio.get_running_loop()
+        if self._matched is not None:
+            self._matched.open()
+            return self
         try:
             self._open(self.client._connection, self._topic())
         except BaseException:
@@ -241,6 +272,7 @@ class Requester(_core.Requester):
             async for response in req.gather("cmnd/all-lamps/state", timeout=2, stall=0.3):
                 print(response.topic, response)
         """
+        self._no_matcher("gather()")
         check_rules(max_responses, stall, options.get("timeout"))
         state = GatherState(
             self._give_up,
@@ -311,7 +343,8 @@ class Requester(_core.Requester):
         """
         if idle_timeout is not None and not (idle_timeout > 0 and math.isfinite(idle_timeout)):
             raise ValueError(f"idle_timeout={idle_timeout} is no time: use finite seconds above 0, or None")
-        if self._by_topic:
+        self._no_matcher("stream()")
+        if self._correlation == "topic":
             raise ValueError('stream() needs Correlation Data: open a requester without correlation="topic"')
         timeout = options.get("timeout")
         state = StreamState(
@@ -378,7 +411,9 @@ class Requester(_core.Requester):
         if drain and self._loop is not None:
             with contextlib.suppress(TimeoutError, ClientClosed):
                 async with asyncio.timeout(timeout):
-                    await self._drain()
+                    await (self._drain() if self._matched is None else self._matched.drain())
         self._close()
+        if self._matched is not None:
+            await self._matched.close()
         if self._owns_client:
             await self.client.close(drain=False)

@@ -1,4 +1,4 @@
-"""Row X1, and programs that have never heard of reqtt: paho and mosquitto_rr on either side."""
+"""Row X1, and a library that has never heard of reqtt: paho on either side."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import pytest
 import reqtt
 from reqtt import RequestError, responder
 from support import case
-from support.mosquitto import program
-from support.packets import PUBLISH
 from support.paho_peer import PahoPeer
 from support.proxy import Proxy
 
@@ -118,7 +116,10 @@ async def test_status_properties_on_success_only_for_those_who_speak_the_protoco
     assert spoken.user("__stat") == "200"
 
 
-async def test_paho_asks_and_reqtt_answers(proxy: Proxy, serving: Factory, broker: Any, topic: str) -> None:
+@pytest.mark.parametrize("correlation_data", [b"paho", b"\x00\xff\xfe", bytes(range(200))], ids=len)
+async def test_paho_asks_and_reqtt_answers(
+    proxy: Proxy, serving: Factory, broker: Any, topic: str, correlation_data: bytes
+) -> None:
     @responder(topic)
     async def handler(body: str) -> str:
         if body == "bad":
@@ -128,11 +129,11 @@ async def test_paho_asks_and_reqtt_answers(proxy: Proxy, serving: Factory, broke
     await serving(proxy, handler)
     async with PahoPeer(broker.port) as paho:
         response = await paho.request(
-            topic, b"on", response_topic=f"{topic}/r", correlation_data=b"\x00\xffp"
+            topic, b"on", response_topic=f"{topic}/r", correlation_data=correlation_data
         )
         assert response.payload == b"ON"
         assert not response.retain
-        assert response.properties.CorrelationData == b"\x00\xffp"
+        assert response.properties.CorrelationData == correlation_data
         error = await paho.request(topic, b"bad", response_topic=f"{topic}/r", correlation_data=b"2")
     assert dict(error.properties.UserProperty)["__stat"] == "409"
     assert error.properties.ContentType == "application/problem+json"
@@ -145,20 +146,3 @@ async def test_reqtt_asks_and_paho_answers(proxy: Proxy, requester: Factory, bro
         req = await requester(proxy)
         responses = await asyncio.gather(*(req.request(topic, f"on {i}", timeout=5) for i in range(20)))
     assert [r.text for r in responses] == [f"ON {i}" for i in range(20)]
-
-
-async def test_mosquitto_rr_asks_and_reqtt_answers(
-    proxy: Proxy, serving: Factory, broker: Any, topic: str
-) -> None:
-    @responder(topic)
-    async def handler(body: str) -> str:
-        return body.upper()
-
-    await serving(proxy, handler)
-    arguments = ["-p", str(broker.port), "-V", "5", "-t", topic, "-e", f"{topic}/r", "-m", "on", "-W", "10"]
-    process = await asyncio.create_subprocess_exec(
-        program("mosquitto_rr"), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    out, _ = await process.communicate()
-    assert (process.returncode, out.strip()) == (0, b"ON")
-    assert len(proxy.up(PUBLISH)) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -121,7 +121,7 @@ async def energy(now: Annotated[Energy, reqtt.Depends(meter)], request: reqtt.Re
 
 
 @asynccontextmanager
-async def lifespan(app: reqtt.Responder) -> AsyncIterator[None]:
+async def lifespan(app: reqtt.Responder) -> AsyncGenerator[None]:
     yield
 
 

@@ -274,6 +274,8 @@ pub(super) fn read(input: &mut BytesMut, maximum: u32) -> Result<Option<Incoming
             input.advance(length);
             Ok(Some(Incoming::Other(disconnect(code, None))))
         }
+        // Without a length of properties, which MQTT 5 demands (section 3.2.2.3): the CONNACK of MQTT 3.
+        2 if length == 4 => Err(CodecError::InvalidProtocol),
         _ => match Packet::read(input, Some(maximum)) {
             Ok(packet) => Ok(Some(Incoming::Other(packet))),
             Err(CodecError::InsufficientBytes(_)) => Err(CodecError::MalformedPacket),

@@ -616,6 +616,8 @@ mod tests {
             (&frame(0x36, &[b"\0\x01t\0\x01\0"]), 0x81, "0x81 Malformed Packet"),
             (&frame(0x20, &[&[0, 0, 0]]), 0x82, "it sent ConnAck where the protocol does not allow it"),
             (&frame(0x90, &[&[0, 1, 0, 1, 1]]), 0x82, "SUBACK for several filters"),
+            // A PUBACK with Granted QoS 1, as Mochi 2.7 sends it.
+            (&frame(0x40, &[&[0, 1, 1, 0]]), 0x81, "a reason code that the packet may not have (0x01)"),
             (&alias(9), 0x94, "0x94 Topic Alias invalid"),
             (&alias(1), 0x94, "never defined"),
             (&too_large, 0x95, "0x95 Packet too large"),
@@ -926,6 +928,15 @@ mod tests {
         client.pass(Duration::from_secs(11));
         assert_eq!(client.session.held(), 0, "nobody came, and they are acknowledged");
         assert!(client.lost.is_empty());
+    }
+
+    #[test]
+    fn a_broker_of_mqtt_3_is_named_as_such() {
+        // Return code 1, unacceptable protocol version, without properties: what MQTT 3.1.1 answers to level 5.
+        let mut client = Client::new(Client::options());
+        client.connect(&[0x20, 2, 0, 1]);
+        assert!(client.lost.contains("answers as MQTT 3 does"), "{}", client.lost);
+        assert_eq!(client.disconnect, None, "it would not understand it");
     }
 
     #[test]

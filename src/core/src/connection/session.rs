@@ -843,7 +843,19 @@ impl Session {
                 input.len()
             ));
         }
-        self.violated(codec::violation(error), &error.to_string())
+        if matches!(error, CodecError::InvalidProtocol) {
+            return Lost::because(
+                "the broker answers as MQTT 3 does: use one that speaks MQTT 5, or switch MQTT 5 on there",
+            );
+        }
+        let what = match error {
+            // The codec says so of every acknowledgement.
+            CodecError::InvalidConnectReturnCode(code) => {
+                format!("it sends a reason code that the packet may not have (0x{code:02X})")
+            }
+            error => error.to_string(),
+        };
+        self.violated(codec::violation(error), &what)
     }
 
     fn packet(&mut self, packet: Packet, now: Instant) -> Result<(), Lost> {
