@@ -1,0 +1,67 @@
+"""An HTTP endpoint that asks a device over MQTT, and turns its errors into HTTP's (needs `fastapi` and `httpx`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from _broker import broker_url
+from fastapi import FastAPI, HTTPException
+
+import reqtt
+
+LIGHTS = {"bedroom": "OFF"}
+
+
+@reqtt.responder("cmnd/{light}/power")
+async def power(light: str, body: str) -> str:
+    if light not in LIGHTS:
+        raise reqtt.RequestError(404, "no such light")
+    LIGHTS[light] = body
+    return body
+
+
+def make_app(mqtt_url: str) -> FastAPI:
+    requester = reqtt.Requester(mqtt_url, timeout=2)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # One connection for all requests of the application, as long as it runs.
+        async with requester:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.put("/{house}/{light}/{state}")
+    async def put(house: str, light: str, state: str) -> dict[str, str]:
+        try:
+            response = await requester.request(f"{house}/{light}/power", state)
+        except reqtt.RemoteError as error:
+            raise HTTPException(error.status, error.message) from None
+        except reqtt.NoMatchingSubscribers:
+            raise HTTPException(503, "no such house is connected") from None
+        except reqtt.ResponseTimeout:
+            raise HTTPException(504, "the light does not answer") from None
+        return {"light": light, "state": response.text}
+
+    return app
+
+
+async def main(url: str) -> None:
+    app = make_app(url)
+    transport = httpx.ASGITransport(app)  # In place of a server: the requests stay in this process.
+    async with (
+        reqtt.Responder(url, [power]),
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://house") as http,
+    ):
+        for path in ("/cmnd/bedroom/ON", "/cmnd/cellar/ON", "/nowhere/bedroom/ON"):
+            answer = await http.put(path)
+            print(f"PUT {path:<20} {answer.status_code} {answer.text}")
+
+
+if __name__ == "__main__":
+    with broker_url(__doc__) as url:
+        asyncio.run(main(url))
