@@ -1,4 +1,4 @@
-"""A light as home automation knows it: a command topic that answers, a retained state topic, an availability topic."""
+"""A light as home automation knows it: a command topic that answers, retained state, and availability."""
 
 from __future__ import annotations
 
@@ -49,9 +49,8 @@ async def main(url: str) -> None:
                         print(f"phone: refused, {error.message}")
                 await light.publish(will.topic, "offline", retain=True)
             await show("wall", wall, 3)
-        # Later, on another wall: the state is there at once.
         async with dashboard.subscribe(f"{BASE}/state") as wall:
-            await show("new wall", wall, 1)
+            await show("new wall, at once", wall, 1)
         for topic in (f"{BASE}/state", will.topic):
             await dashboard.publish(topic, b"", retain=True)
 

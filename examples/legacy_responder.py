@@ -35,7 +35,9 @@ async def main(url: str) -> None:
 
         # One request at a time, or nobody could tell the answers apart. More of them wait their turn.
         async with reqtt.Requester(url, correlation="topic", timeout=5) as requester:
-            answers = await asyncio.gather(*(requester.request(f"meter/{n}") for n in ("gas", "heat", "power")))
+            answers = await asyncio.gather(
+                *(requester.request(f"meter/{n}") for n in ("gas", "heat", "power"))
+            )
             for answer in answers:
                 print(f"by topic: {answer.text} (correlation data {answer.correlation_data})")
         meter.cancel()

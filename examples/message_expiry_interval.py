@@ -1,4 +1,4 @@
-"""Stale is stale: a request that has waited too long is not run, and a retained message ends with its time."""
+"""A request that has waited too long is not run, and a retained message ends with its time."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ async def retained(url: str) -> None:
     topic = "weather/warning"
     async with reqtt.Client(url) as client:
         for text, seconds in (("storm", 1), ("frost", 60)):
-            await client.publish(
-                f"{topic}/{text}", text, qos=1, retain=True, message_expiry_interval=seconds
-            )
+            await client.publish(f"{topic}/{text}", text, qos=1, retain=True, message_expiry_interval=seconds)
         await asyncio.sleep(2.1)
         async with client.subscribe(f"{topic}/+") as warnings, asyncio.timeout(5):
             message = await anext(warnings)

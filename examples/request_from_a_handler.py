@@ -1,4 +1,4 @@
-"""A handler asks other responders on the connection it is served by: "night" puts out the lamps, two at a time."""
+"""A handler asks other responders on the connection that it is served by: "night" puts out the lamps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of a subscription: not one's own messages, the retain flag as it was, retained messages or not, QoS."""
+"""The options of a subscription: without one's own messages, retain as it was, retained ones or not, QoS."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ END = "chat/end"
 
 
 async def heard(client: reqtt.Client, other: reqtt.Client, **options: Any) -> str:
-    """What a subscription with these options hears of one retained message, and two that are published now."""
+    """What a subscription with these options hears of a retained message and of two new ones."""
     async with client.subscribe("chat/#", **options) as messages, asyncio.timeout(10):
         await client.publish("chat/own", "mine", qos=1)
         await other.publish("chat/other", "yours", qos=1, retain=True)

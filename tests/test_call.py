@@ -12,7 +12,7 @@ import pytest
 
 import reqtt
 from conftest import Broker
-from reqtt import Client, Request, RequestError, Requester, Responder, Response, Router, responder
+from reqtt import Client, Request, Requester, RequestError, Responder, Response, Router, responder
 from reqtt.testing import call
 
 
@@ -223,7 +223,9 @@ async def test_handlers_that_write_to_disk_do_not() -> None:
 
 
 async def test_a_topic_that_nobody_answers() -> None:
-    with pytest.raises(reqtt.NoMatchingSubscribers, match=r'nobody subscribes to "txt/a": .*answers "text/') as caught:
+    with pytest.raises(
+        reqtt.NoMatchingSubscribers, match=r'nobody subscribes to "txt/a": .*answers "text/'
+    ) as caught:
         await call(text, "txt/a")
     assert (caught.value.topic, caught.value.reason_code) == ("txt/a", 0x10)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -43,7 +44,11 @@ def anyio_backend():
 RUNNERS = {
     "asyncio-auto": (["-p", "no:anyio", "--asyncio-mode=auto"], "", "pytest.fixture"),
     "asyncio-strict": (["-p", "no:anyio", "--asyncio-mode=strict"], STRICT, "ASYNCIO.fixture"),
-    "asyncio-session-loop": (["--asyncio-mode=strict"], SESSION_LOOP, 'ASYNCIO.fixture(loop_scope="session")'),
+    "asyncio-session-loop": (
+        ["--asyncio-mode=strict"],
+        SESSION_LOOP,
+        'ASYNCIO.fixture(loop_scope="session")',
+    ),
     "anyio": (["-p", "no:asyncio"], ANYIO, "pytest.fixture"),
     "anyio-beside-asyncio": (["--asyncio-mode=strict"], ANYIO, "pytest.fixture"),
 }
@@ -64,7 +69,8 @@ def run(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> Run:
         return pytester.runpytest_subprocess(*plugin(), "-p", "no:cacheprovider", *options, *more)
 
     pytester.makeini(
-        "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\naddopts = --strict-markers\n"
+        "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"
+        "addopts = --strict-markers\n"
     )
     return run
 
@@ -192,7 +198,8 @@ def test_faults_on_demand(run: Run) -> None:
 
     async def test_response_information(requester, respond_with, mqtt_faults, mqtt_broker):
         await respond_with(power)
-        assert (await requester.request("cmnd/lamp/power", "1")).topic.startswith("clients/requester/responses/")
+        response = await requester.request("cmnd/lamp/power", "1")
+        assert response.topic.startswith("clients/requester/responses/")
         mqtt_faults.response_information("rr/abc")
         events = requester.client.events()
         mqtt_faults.cut()
@@ -237,6 +244,17 @@ def test_parallel_workers_do_not_meet(run: Run) -> None:
         "2",
     )
     result.assert_outcomes(passed=20)
+
+
+def test_the_tests_in_the_docs_pass(pytester: pytest.Pytester) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "testing.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    source = "".join(block for block in blocks if "def test_" in block)
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n")
+    pytester.makepyfile(source)
+    result = pytester.runpytest_subprocess(*plugin(), "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=source.count("def test_"))
+    assert source.count("def test_") >= 7
 
 
 def test_failed_test_shows_what_passed(pytester: pytest.Pytester) -> None:
@@ -323,6 +341,11 @@ def test_plugin_is_declared_and_packaged() -> None:
 
 
 def test_plugin_itself_is_imported_in_a_moment() -> None:
-    code = "import pytest, sys; before = set(sys.modules); import pytest_reqtt; print(*set(sys.modules) - before)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    code = (
+        "import pytest, sys; before = set(sys.modules);"
+        " import pytest_reqtt; print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
     assert done.stdout.split() == ["pytest_reqtt"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import reqtt
-from reqtt import RequestError, Requester, Responder, responder
+from reqtt import Requester, RequestError, Responder, responder
 from reqtt.testing import LoopbackBroker, Packet, Recorded
 from support.raw import RawClient
 
@@ -73,7 +73,9 @@ async def test_the_types_and_the_client_choose() -> None:
         assert isinstance(acknowledged, Recorded)
         assert isinstance(acknowledged.packet, Packet)
         assert str(acknowledged) == "lamps -> PUBACK 0x00"
-        [request] = [it for it in broker.packets("PUBLISH") if it.sent and it.packet.topic == "cmnd/hall/power"]
+        [request] = [
+            it for it in broker.packets("PUBLISH") if it.sent and it.packet.topic == "cmnd/hall/power"
+        ]
         assert (request.client_id, request.packet.payload, request.packet.qos) == ("lamps", b"ON", 1)
         assert len(request.packet.correlation_data or b"") == 16
         with pytest.raises(ValueError, match="there is no packet type 'PUBLSH': use CONNECT"):
@@ -110,8 +112,8 @@ async def test_refusals_show_and_acknowledgements_of_success_do_not() -> None:
         acknowledged = [line for line in broker.snapshot().splitlines() if " <- PUB" in line]
         assert acknowledged == [
             "c <- PUBREC 0x10",
-            'c <- PUBACK 0x87 reason_string=refused by rule',
-            'c <- PUBREC 0x87 reason_string=refused by rule',
+            "c <- PUBACK 0x87 reason_string=refused by rule",
+            "c <- PUBREC 0x87 reason_string=refused by rule",
         ]
         assert "c -> PUBREL 0x00" in broker.snapshot("PUBREL")
 
@@ -122,7 +124,9 @@ async def test_secrets_do_not_show() -> None:
             pass
         [connect] = broker.packets("CONNECT")
         assert connect.packet.password == b"pa55word"
-        assert str(connect).startswith('c -> CONNECT "c" clean_start keep_alive=30 username="me" password=***')
+        assert str(connect).startswith(
+            'c -> CONNECT "c" clean_start keep_alive=30 username="me" password=***'
+        )
         for shown in (str(connect), repr(connect), broker.snapshot()):
             assert "pa55word" not in shown
 
@@ -132,7 +136,9 @@ async def test_payloads_are_short_and_in_one_line() -> None:
         async with reqtt.Client(broker.url, client_id="c") as client:
             for payload in ("x" * 61, "x" * 60, b"\xff\x00", "two\nlines", b""):
                 await client.publish("t", payload, content_type="a/b")
-        found = [line.split("PUBLISH t ")[1].split(" qos")[0] for line in broker.snapshot("PUBLISH").splitlines()]
+        found = [
+            line.split("PUBLISH t ")[1].split(" qos")[0] for line in broker.snapshot("PUBLISH").splitlines()
+        ]
         assert found == ["<61 bytes>", f'"{"x" * 60}"', "<2 bytes>", "<9 bytes>", '""']
 
 
@@ -140,9 +146,11 @@ async def test_a_client_that_breaks_the_rules_is_recorded_up_to_there() -> None:
     with LoopbackBroker(record=True) as broker:
         async with await RawClient.connect(broker.port, client_id="bad") as peer:
             # A PUBLISH with QoS 3.
-            peer.writer.write(b"\x36\x05\x00\x01t\x00\x01")
+            peer._writer.write(b"\x36\x05\x00\x01t\x00\x01")
             await peer.wait_closed()
-        assert [line.split()[2:] for line in broker.snapshot(client_id="bad").splitlines()][-1][0] == "DISCONNECT"
+        assert [line.split()[2:] for line in broker.snapshot(client_id="bad").splitlines()][-1][
+            0
+        ] == "DISCONNECT"
 
 
 async def test_clearing_forgets_what_was_before() -> None:

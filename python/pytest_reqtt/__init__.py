@@ -1,8 +1,8 @@
 """The pytest plugin of reqtt: a broker for each test, a requester and responders on it, and faults.
 
-Loaded by every pytest run where reqtt is installed, so it imports nothing of reqtt until a fixture is used; and
-it is a package of its own because importing one inside `reqtt` would import that. Async fixtures are set up by
-whichever plugin runs the test: pytest-asyncio, in either mode and with any loop scope, or anyio's.
+Loaded by every pytest run where reqtt is installed, so it imports nothing of reqtt until a fixture is used;
+a package of its own, because importing one inside `reqtt` would import all of that. Async fixtures are set up
+by whichever plugin runs the test: pytest-asyncio, in either mode and with any loop scope, or anyio's.
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def mqtt_broker(request: pytest.FixtureRequest) -> Iterator[LoopbackBroker]:
     """A LoopbackBroker of this test's own, on a free port, that records its packets.
 
-    `@pytest.mark.mqtt_broker(receive_maximum=20)` gives it options. If the test fails, its report shows what passed.
+    `@pytest.mark.mqtt_broker(receive_maximum=20)` gives it options. If the test fails, its report shows what
+    passed.
     """
     from reqtt.testing import LoopbackBroker
 
     options: dict[str, Any] = {"record": True}
     for marker in reversed(list(request.node.iter_markers("mqtt_broker"))):
         if marker.args:
-            raise pytest.UsageError("@pytest.mark.mqtt_broker takes keyword arguments, those of LoopbackBroker")
+            raise pytest.UsageError(
+                "@pytest.mark.mqtt_broker takes keyword arguments, those of LoopbackBroker"
+            )
         options.update(marker.kwargs)
     with LoopbackBroker(**options) as broker:
         request.node.stash[_BROKER] = broker
@@ -55,7 +58,7 @@ def mqtt_broker(request: pytest.FixtureRequest) -> Iterator[LoopbackBroker]:
 
 @pytest.fixture
 def mqtt_faults(mqtt_broker: LoopbackBroker) -> Faults:
-    """What goes wrong with mqtt_broker on demand: `cut()`, `stall(seconds)`, `refuse_publish(0x87)` and more."""
+    """What goes wrong with mqtt_broker on demand: `cut()`, `stall(seconds)`, `refuse_publish(0x87)`, ..."""
     from reqtt.testing import Faults
 
     return Faults(mqtt_broker)

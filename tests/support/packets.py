@@ -1,7 +1,8 @@
 """Packets to bytes, for the tests' proxy and peers; bytes to packets is `reqtt.testing.packets`.
 
 What the packages on PyPI do not offer is needed here: a property that is absent stays absent (no default is
-filled in), and a packet that breaks a rule above the framing (a Response Topic with a wildcard) can be written.
+filled in), and a packet that breaks a rule above the framing (a Response Topic with a wildcard) can be
+written.
 """
 
 from __future__ import annotations

@@ -156,7 +156,9 @@ def _handler_for(specs: list[ResponderSpec], topic: str) -> ResponderSpec:
 
 def _wildness(spec: ResponderSpec) -> list[int]:
     """Level by level from the left a word comes before `+`, and `+` before `#`."""
-    return [("+", "#").index(level) + 1 if level in ("+", "#") else 0 for level in spec.mqtt_filter.split("/")]
+    return [
+        ("+", "#").index(level) + 1 if level in ("+", "#") else 0 for level in spec.mqtt_filter.split("/")
+    ]
 
 
 def _captures(topic_filter: str, topic: str) -> dict[str, str]:

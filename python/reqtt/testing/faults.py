@@ -11,7 +11,7 @@ __all__ = ["Faults"]
 
 
 class Faults:
-    """Faults of one `LoopbackBroker`; what it has besides (`delay`, `drop_puback`, ...) is on the broker itself.
+    """Faults of one `LoopbackBroker`; those that are rarer (`delay`, `drop_puback`, ...) are on the broker.
 
     Raises `RuntimeError` where the broker does not run.
 
@@ -25,7 +25,7 @@ class Faults:
         self._broker = broker
 
     def cut(self) -> None:
-        """Breaks every connection, without a DISCONNECT. Sessions stay for their expiry; wills are published."""
+        """Breaks every connection, without DISCONNECT. Sessions stay for their expiry; wills are published."""
         self._broker.cut()
 
     def stall(self, duration: float) -> None:
@@ -43,7 +43,9 @@ class Faults:
         self._broker.refuse_publish(reason_code, filter)
 
     def refuse_subscribe(self, reason_code: int | None = 0x87, filter: str = "#") -> None:
-        """A SUBSCRIBE of `filter`, or of one that it matches, gets this reason code, until None (section 3.9.3)."""
+        """A SUBSCRIBE of `filter`, or of one that it matches, gets this reason code, until None
+        (section 3.9.3).
+        """
         self._broker.refuse_subscribe(reason_code, filter)
 
     def redeliver(self) -> None:

@@ -1,4 +1,4 @@
-"""What passed a broker, as packets and as text to hold a test against. Knows bytes that were recorded, no broker."""
+"""What passed a broker, as packets and as text to hold a test against. Knows recorded bytes, no broker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Recorded:
 def read(
     recorded: Iterable[tuple[str, bool, bytes]], types: tuple[str, ...], client_id: str | None
 ) -> list[Recorded]:
-    """The packets of these types (none: of all) and this client (None: of all). What is no packet is left out."""
+    """The packets of these types (none: all) and this client (None: all). What is no packet is left out."""
     wanted = {_type(name) for name in types}
     decoders: dict[tuple[str, bool], Decoder] = {}
     found = []
@@ -50,9 +50,7 @@ def read(
             continue
         found += [Recorded(whose, sent, packet) for packet in packets]
     return [
-        it
-        for it in found
-        if (not wanted or it.packet.type in wanted) and client_id in (None, it.client_id)
+        it for it in found if (not wanted or it.packet.type in wanted) and client_id in (None, it.client_id)
     ]
 
 

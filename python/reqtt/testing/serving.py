@@ -1,4 +1,4 @@
-"""Responders for the length of a test: opened by `await` or `async with`, closed by whoever owns the stack."""
+"""Responders for the length of a test: opened by `await` or `async with`, closed at its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Answering", "RespondWith"]
 
 
 class RespondWith:
-    """`respond_with(*handlers, **options)`: a `Responder` on the test's broker, with the options of `Responder`.
+    """`respond_with(*handlers, **options)`: a `Responder` on the test's broker, with its usual options.
 
     `await` it, and it answers until the test ends; what still runs then is cancelled. `async with`, and it
     drains at the end of the block. Handlers are what `Responder` takes. The first is the client `responder`,
