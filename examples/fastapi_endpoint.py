@@ -45,11 +45,10 @@ def make_app(mqtt_url: str) -> FastAPI:
 
 async def main(url: str) -> None:
     app = make_app(url)
-    transport = httpx.ASGITransport(app)  # In place of a server.
     async with (
         reqtt.Responder(url, [power]),
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://house") as http,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://house") as http,
     ):
         for path in ("/cmnd/bedroom/ON", "/cmnd/cellar/ON", "/nowhere/bedroom/ON"):
             answer = await http.put(path)

@@ -10,7 +10,6 @@ from _broker import broker_url
 
 import reqtt
 
-# A process of its own, so that it can be ended without a word.
 PUMP = """
 import asyncio, sys, reqtt
 life = sys.argv[2]
@@ -47,8 +46,7 @@ async def main(url: str) -> None:
         response = asyncio.ensure_future(requester.request("pump/empty", "cellar"))
         await print_until("got", pump)
         pump.kill()
-        await pump.wait()
-        print("the power is gone, the phone still waits")
+        print(f"the power is gone (exit code {await pump.wait()}), the phone still waits")
         pump = await start(sys.executable, "-c", PUMP, url, "second")
         await print_until("got", pump)
         print((await response).text)

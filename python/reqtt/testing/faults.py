@@ -25,7 +25,7 @@ class Faults:
         self._broker = broker
 
     def cut(self) -> None:
-        """Breaks every connection, without DISCONNECT. Sessions stay for their expiry; wills are published."""
+        """Breaks every connection, without DISCONNECT. Sessions stay while they may; wills are published."""
         self._broker.cut()
 
     def stall(self, duration: float) -> None:
