@@ -16,7 +16,7 @@ pytest_plugins = "pytester"
 
 HANDLERS = """
 import asyncio
-import threading
+from pathlib import Path
 
 import pytest
 import reqtt
@@ -69,8 +69,8 @@ def run(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> Run:
         return pytester.runpytest_subprocess(*plugin(), "-p", "no:cacheprovider", *options, *more)
 
     pytester.makeini(
-        "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"
-        "addopts = --strict-markers\n"
+        "[pytest]\nfilterwarnings = error\naddopts = --strict-markers\n"
+        + ("asyncio_default_fixture_loop_scope = function\n" if "no:asyncio" not in options else "")
     )
     return run
 
@@ -126,8 +126,12 @@ def test_fixtures_work_under_every_plugin(run: Run) -> None:
         with pytest.raises(reqtt.ResponseTimeout):
             await requester.request("slow", timeout=0.1)
 
-    def test_nothing_is_left_behind():
-        assert [t.name for t in threading.enumerate() if "reqtt" in t.name] == []
+    async def test_nothing_is_left_behind():
+        def brokers():
+            return [path for path in Path("/proc/self/task").glob("*/comm") if "loopback" in path.read_text()]
+
+        assert brokers() == []
+        assert [task for task in asyncio.all_tasks() if "reqtt" in repr(task)] == []
     """)
     result.assert_outcomes(passed=6)
     assert result.duration < 25
@@ -137,8 +141,10 @@ def test_faults_on_demand(run: Run) -> None:
     result = run("""
     import time
 
+    KEPT = {"clean_start": False, "session_expiry_interval": 60}
+
     async def test_cut(requester, respond_with, mqtt_faults):
-        await respond_with(power)
+        await respond_with(power, **KEPT)
         await requester.request("cmnd/lamp/power", "ON")
         mqtt_faults.cut()
         assert (await requester.request("cmnd/lamp/power", "OFF", fail_fast=False)).text == "lamp OFF"
@@ -197,7 +203,7 @@ def test_faults_on_demand(run: Run) -> None:
         assert (await requester.request("cmnd/lamp/power", "ON")).text == "lamp ON"
 
     async def test_response_information(requester, respond_with, mqtt_faults, mqtt_broker):
-        await respond_with(power)
+        await respond_with(power, **KEPT)
         response = await requester.request("cmnd/lamp/power", "1")
         assert response.topic.startswith("clients/requester/responses/")
         mqtt_faults.response_information("rr/abc")
@@ -225,7 +231,7 @@ def test_each_test_has_a_broker_of_its_own_with_the_options_it_wants(run: Run) -
             assert mqtt_broker.stats()["received_by_type"]["CONNECT"] == 1
         with pytest.raises(reqtt.ConnectError):
             await reqtt.Client(mqtt_broker.url).connect()
-        assert '"me" ' not in mqtt_broker.snapshot() and "secret" not in mqtt_broker.snapshot()
+        assert "secret" not in mqtt_broker.snapshot()
         assert "secret" not in repr(mqtt_broker.packets())
     """)
     result.assert_outcomes(passed=2)

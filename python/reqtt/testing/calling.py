@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from reqtt._core import Request, Response, _response, topic_matches
+from reqtt._core import Request, Response, _response, check_topic, topic_matches
 from reqtt._status import error_from_response
 from reqtt.errors import NoMatchingSubscribers, ReqttError, ResponseTimeout
 from reqtt.responder import Middleware, ResponderSpec, collect, compile_runner
@@ -113,6 +113,7 @@ async def call(
     """
     if not (timeout > 0 and math.isfinite(timeout)):
         raise ValueError(f"timeout must be above 0 and finite, in seconds, not {timeout}")
+    check_topic(topic)
     spec = _handler_for(collect(handlers), topic)
     response_topic = response_topic if response_topic is not None else "clients/test/responses/call"
     request = Request(

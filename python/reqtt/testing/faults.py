@@ -15,17 +15,21 @@ class Faults:
 
     Raises `RuntimeError` where the broker does not run.
 
-        async def test_light_survives_a_cut(requester, respond_with, mqtt_faults):
-            await respond_with(power)
-            mqtt_faults.cut()
-            assert (await requester.request("cmnd/lamp/power", "ON")).text == "ON"
+        async def test_no_permission(requester, mqtt_faults):
+            mqtt_faults.refuse_publish(0x87, "cmnd/#")
+            with pytest.raises(reqtt.PublishError):
+                await requester.request("cmnd/lamp/power", "ON")
     """
 
     def __init__(self, broker: LoopbackBroker) -> None:
         self._broker = broker
 
     def cut(self) -> None:
-        """Breaks every connection, without DISCONNECT. Sessions stay while they may; wills are published."""
+        """Breaks every connection, without DISCONNECT. Wills are published.
+
+        Sessions stay for their expiry, which is 0 unless a client asks for more: a responder without one does
+        not hear what is asked before it is there again.
+        """
         self._broker.cut()
 
     def stall(self, duration: float) -> None:

@@ -421,7 +421,9 @@ def describe(packet: Packet) -> str:
             words += [f"0x{packet.reason_code:02X}"]
             words += ["session_present"] * packet.session_present
     words += [
-        _property(name, value) for name, value in packet.properties.items() if name != "user_properties"
+        _property(name, packet.properties[name])
+        for _, (name, _) in sorted(PROPERTIES.items())
+        if name in packet.properties and name != "user_properties"
     ]
     words += [f"{name}={_quoted(value)}" for name, value in packet.user_properties]
     return " ".join(words)

@@ -26,7 +26,8 @@ class Recorded:
     packet: Packet
 
     def __str__(self) -> str:
-        return f"{self.client_id} {'<-' if self.sent else '->'} {self.packet}"
+        # A client that asked for an identifier and was refused has none.
+        return f"{self.client_id or '?'} {'<-' if self.sent else '->'} {self.packet}"
 
 
 def read(
