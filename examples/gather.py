@@ -31,11 +31,10 @@ async def main(url: str) -> None:
         print("as they come, until nobody has answered for half a second:")
         async for answer in requester.gather("lamps/state", stall=0.5, timeout=5):
             # With raise_errors=True the first error is raised instead.
-            text = answer.message if isinstance(answer, reqtt.RemoteError) else answer.json()
-            print(f"  {text}")
+            print(f"  {answer.json() if isinstance(answer, reqtt.Response) else answer}")
 
         first = await requester.gather("lamps/state", response_type=dict[str, str], max_responses=2)
-        print("the first two:", [answer["lamp"] for answer in first])
+        print("the first two:", [answer["lamp"] for answer in first if isinstance(answer, dict)])
 
         print("nobody there:", await requester.gather("curtains/state", timeout=1))
 

@@ -39,7 +39,7 @@ async def main(url: str) -> None:
                 *(requester.request(f"meter/{n}") for n in ("gas", "heat", "power"))
             )
             for answer in answers:
-                print(f"by topic: {answer.text} (correlation data {answer.correlation_data})")
+                print(f"by topic: {answer.text} (correlation data {answer.correlation_data!r})")
         meter.cancel()
 
 

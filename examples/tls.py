@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import textwrap
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import trustme
@@ -29,7 +29,8 @@ async def tls_in_front_of(url: str, certificate: trustme.LeafCert) -> AsyncItera
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream = await asyncio.open_connection(broker.hostname, broker.port)
-        await asyncio.gather(pump(reader, upstream[1]), pump(upstream[0], writer), return_exceptions=True)
+        with suppress(asyncio.CancelledError, OSError):
+            await asyncio.gather(pump(reader, upstream[1]), pump(upstream[0], writer))
 
     async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context) as server:
         yield f"mqtts://localhost:{server.sockets[0].getsockname()[1]}"

@@ -38,7 +38,7 @@ LINES = {
         r"logbook: .*technician.*b'panel-7 #1'",
     ],
     "gather": [
-        r"as they come.*\n  .*'hall'.*\n  .*'kitchen'.*\n  the bulb of cellar is broken",
+        r"as they come.*\n  .*'hall'.*\n  .*'kitchen'.*\n  500 .*the bulb of cellar is broken",
         r"the first two: \['hall', 'kitchen'\]",
         r"nobody there: \[\]",
     ],
@@ -93,9 +93,9 @@ LINES = {
         r"connected again",
     ],
     "subscription_identifier": [
-        r"alarms +got home/kitchen/alarm +smoke +brought by .*alarms",
-        r"kitchen +got home/kitchen/light +OFF +brought by .*kitchen",
-        r"everything +got home/hall/light +ON +brought by everything$",
+        r"home/hall/light +brought by everything$",
+        r"home/kitchen/light +brought by everything, kitchen$",
+        r"home/kitchen/alarm +brought by everything, kitchen, alarms$",
     ],
     "subscription_options": [
         r"no options +rules \(qos 1, retained\), mine \(qos 1\), yours \(qos 1\)$",
