@@ -10,6 +10,7 @@ import pytest
 import reqtt
 from reqtt import Requester, RequestError, Responder, responder
 from reqtt.testing import LoopbackBroker, Packet, Recorded
+from reqtt.testing.packets import Type
 from support.raw import RawClient
 
 
@@ -129,6 +130,9 @@ async def test_secrets_do_not_show() -> None:
         )
         for shown in (str(connect), repr(connect), broker.snapshot()):
             assert "pa55word" not in shown
+        proof = Packet(Type.AUTH, {"authentication_method": "SCRAM", "authentication_data": b"proof"})
+        assert str(proof) == "AUTH 0x00 authentication_method=SCRAM authentication_data=***"
+        assert "proof" not in repr(proof)
 
 
 async def test_payloads_are_short_and_in_one_line() -> None:

@@ -95,7 +95,7 @@ class Will:
     properties: Properties = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Packet:
     """Any of the fifteen; a field that the type does not have keeps its default.
 
@@ -126,12 +126,15 @@ class Packet:
     clean_start: bool = True
     keep_alive: int = 0
     username: str | None = None
-    password: bytes | None = field(default=None, repr=False)
+    password: bytes | None = None
     will: Will | None = None
     protocol_level: int = 5
 
     def __str__(self) -> str:
         return describe(self)
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
 
     @property
     def user_properties(self) -> tuple[tuple[str, str], ...]:
