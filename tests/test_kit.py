@@ -218,6 +218,7 @@ def test_faults_on_demand(run: Run) -> None:
     result.assert_outcomes(passed=7)
 
 
+@pytest.mark.parametrize("run", ["asyncio-auto", "anyio"], indirect=True)
 def test_each_test_has_a_broker_of_its_own_with_the_options_it_wants(run: Run) -> None:
     result = run("""
     ports = []
@@ -237,6 +238,7 @@ def test_each_test_has_a_broker_of_its_own_with_the_options_it_wants(run: Run) -
     result.assert_outcomes(passed=2)
 
 
+@pytest.mark.parametrize("run", ["asyncio-strict", "anyio"], indirect=True)
 def test_parallel_workers_do_not_meet(run: Run) -> None:
     result = run(
         """
