@@ -141,6 +141,7 @@ def test_faults_on_demand(run: Run) -> None:
     result = run("""
     import time
 
+    ENDED = []
     KEPT = {"clean_start": False, "session_expiry_interval": 60}
 
     async def test_cut(requester, respond_with, mqtt_faults):
@@ -154,8 +155,10 @@ def test_faults_on_demand(run: Run) -> None:
         mqtt_faults.stall(30)
         with pytest.raises(reqtt.ResponseTimeout):
             await requester.request("cmnd/lamp/power", "ON", timeout=0.2)
+        ENDED.append(time.monotonic())
 
     async def test_refusals(requester, mqtt_faults):
+        assert time.monotonic() - ENDED[0] < 1.5
         mqtt_faults.refuse_subscribe(0x87)
         with pytest.raises(reqtt.SubscribeError) as subscribe:
             await requester.request("cmnd/lamp/power")
