@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import dataclasses
 import datetime
@@ -21,8 +20,10 @@ import pytest
 
 from reqtt import codecs, errors
 from reqtt._core import Request, Response
+from reqtt._workers import Workers
 from reqtt.errors import InvalidTopic, RequestError
-from reqtt.responder import ResponderSpec, Router, collect, compile_runner, responder
+from reqtt.responder import ResponderSpec, compile_runner, responder
+from reqtt.router import Router, collect
 
 Client = type("Client", (), {"__module__": "reqtt.client"})
 CLIENT = Client()
@@ -57,7 +58,7 @@ def spec_of(handler, topic_filter="t", **options):
 
 async def run(handler, incoming, topic_filter="t", *, middleware=(), interop="plain", **options):
     spec = spec_of(handler, topic_filter, **options)
-    runner = compile_runner(spec, client=CLIENT, executor=None, middleware=middleware, interop=interop)
+    runner = compile_runner(spec, client=CLIENT, workers=None, middleware=middleware, interop=interop)
     await asyncio.create_task(runner(incoming))
     return incoming._outcome
 
@@ -513,7 +514,7 @@ async def test_exit_is_answered_and_raised(error, caplog):
         raise error
 
     incoming = request()
-    runner = compile_runner(spec_of(handler), client=None, executor=None)
+    runner = compile_runner(spec_of(handler), client=None, workers=None)
     with pytest.raises(type(error)):
         await runner(incoming)
     assert error_of(incoming._outcome)[0] == 500
@@ -541,7 +542,7 @@ async def test_response_that_cannot_be_sent_becomes_a_500(caplog):
         return b"large"
 
     incoming = Narrow()
-    await compile_runner(spec_of(handler), client=None, executor=None)(incoming)
+    await compile_runner(spec_of(handler), client=None, workers=None)(incoming)
     assert incoming.outcome == 500
 
 
@@ -608,7 +609,7 @@ async def test_cancelled_task_answers_503_and_stays_cancelled():
         await asyncio.Event().wait()
 
     incoming = request()
-    runner = compile_runner(spec_of(handler, timeout=10), client=None, executor=None)
+    runner = compile_runner(spec_of(handler, timeout=10), client=None, workers=None)
     task = asyncio.create_task(runner(incoming))
     await started.wait()
     task.cancel()
@@ -629,17 +630,18 @@ async def test_cancelled_future_within_the_handler_is_its_own_failure(caplog):
 # --- threads and wrappers
 
 
-async def test_plain_function_runs_in_the_executor_with_the_context():
+async def test_plain_function_runs_in_a_worker_with_the_context():
     variable = contextvars.ContextVar("variable")
     variable.set("here")
 
     def handler(body):
         return f"{threading.current_thread().name} {variable.get()}"
 
-    with concurrent.futures.ThreadPoolExecutor(thread_name_prefix="worker") as executor:
-        incoming = request()
-        await compile_runner(spec_of(handler), client=None, executor=executor)(incoming)
-    assert incoming._outcome[1] == b"worker_0 here"
+    workers = Workers(1)
+    incoming = request()
+    await compile_runner(spec_of(handler), client=None, workers=workers)(incoming)
+    workers.shutdown()
+    assert incoming._outcome[1] == b"reqtt-worker_0 here"
 
 
 async def test_wrapped_handlers_keep_their_parameters():
@@ -765,7 +767,7 @@ async def test_bound_methods_and_instances_are_collected():
     for handlers in (lights.switch, [lights], lights):
         [spec] = collect(handlers)
         incoming = request(b"on", captures={"name": "x"})
-        await compile_runner(spec, client=None, executor=None)(incoming)
+        await compile_runner(spec, client=None, workers=None)(incoming)
         assert incoming._outcome[1] == b"on"
     assert lights.names == ["x", "x", "x"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import reqtt
-from reqtt import _core, codecs, testing
+from reqtt import _core, asyncapi, codecs, otel, prometheus, testing, timing
 
-MODULES = (reqtt, codecs, testing)
+MODULES = (reqtt, asyncapi, codecs, otel, prometheus, testing, timing)
 STUB = Path(reqtt.__file__).with_name("_core.pyi")
 
 

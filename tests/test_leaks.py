@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -10,6 +11,12 @@ import pytest
 import reqtt
 from support import leaks
 from support.footprint import descriptors, native_threads
+from support.waiting import eventually
+
+
+@reqtt.responder("echo")
+async def echo(payload: bytes) -> bytes:
+    return payload
 
 
 def threads_and_descriptors() -> tuple[int, int, int]:
@@ -34,3 +41,33 @@ async def test_a_thousand_connections_leave_nothing_behind(broker: Any) -> None:
     for _ in range(1_000):
         await open_and_close()
     assert threads_and_descriptors() == before
+
+
+@pytest.mark.parametrize("scheme", ["mqtt", "ws"])
+async def test_a_large_payload_is_lent_not_kept(own_loopback: Any, scheme: str) -> None:
+    """The loop's own thread gives it back, or the I/O thread, which must not touch Python's memory."""
+    broker = own_loopback()
+    body = bytes(range(256)) * 4096
+    before = sys.getrefcount(body)
+
+    url = broker.url if scheme == "mqtt" else broker.loopback.ws_url
+    async with reqtt.Responder(url, [echo]), reqtt.Requester(url) as req:
+        for _ in range(10):
+            assert (await req.request("echo", body)).payload == body
+        with pytest.raises(reqtt.NoMatchingSubscribers):
+            await req.request("nobody", body)
+        # What comes back from the I/O thread is let go of with the next event.
+        await req.request("echo", b"small")
+        await eventually(lambda: sys.getrefcount(body) == before)
+
+
+async def test_a_lent_payload_that_was_never_sent_comes_back(own_loopback: Any) -> None:
+    broker = own_loopback()
+    body = bytes(1_000_000)
+    before = sys.getrefcount(body)
+    async with reqtt.Requester(broker.url, reconnect=reqtt.Reconnect(initial=30, max=30)) as req:
+        broker.loopback.cut()
+        await eventually(lambda: not req.client.connected)
+        with pytest.raises(reqtt.ResponseTimeout):
+            await req.request("echo", body, timeout=0.1)
+        await eventually(lambda: sys.getrefcount(body) == before)

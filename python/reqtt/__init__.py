@@ -9,6 +9,7 @@ Names are those of the MQTT 5.0 specification; numbers of sections, here and bel
 
 from __future__ import annotations
 
+import typing as _typing
 import warnings as _warnings
 
 from reqtt import codecs
@@ -28,6 +29,7 @@ from reqtt.client import (
     TlsOptions,
     Will,
 )
+from reqtt.dependencies import Depends
 from reqtt.errors import (
     BadRequest,
     ClientClosed,
@@ -50,9 +52,15 @@ from reqtt.errors import (
     UnsupportedContentType,
 )
 from reqtt.gather import Gather
+from reqtt.lifespan import Lifespan
 from reqtt.requester import Requester, ResponseTopic
-from reqtt.responder import Middleware, Router, responder
+from reqtt.responder import Middleware, responder
+from reqtt.router import Router
 from reqtt.serving import Responder
+
+if _typing.TYPE_CHECKING:
+    from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
+    from reqtt.middleware import OutgoingRequest, RequesterMiddleware
 
 __all__ = [
     "Authenticator",
@@ -65,14 +73,20 @@ __all__ = [
     "ConnectionEvent",
     "ConnectionLost",
     "DecodeError",
+    "Depends",
     "Disconnected",
+    "Discovery",
     "Gather",
+    "HandlerInfo",
+    "HandlerStats",
     "InvalidResponse",
     "InvalidTopic",
+    "Lifespan",
     "Message",
     "Middleware",
     "NoMatchingSubscribers",
     "NotFound",
+    "OutgoingRequest",
     "PacketTooLarge",
     "Properties",
     "PubAck",
@@ -86,7 +100,9 @@ __all__ = [
     "Request",
     "RequestError",
     "Requester",
+    "RequesterMiddleware",
     "Responder",
+    "ResponderInfo",
     "Response",
     "ResponseTimeout",
     "ResponseTopic",
@@ -100,8 +116,33 @@ __all__ = [
     "Will",
     "__version__",
     "codecs",
+    "discover",
     "responder",
 ]
+
+# Imported when they are first asked for: they take milliseconds.
+_LATER = {
+    "Discovery": "discovery",
+    "HandlerInfo": "discovery",
+    "HandlerStats": "discovery",
+    "OutgoingRequest": "middleware",
+    "RequesterMiddleware": "middleware",
+    "ResponderInfo": "discovery",
+    "discover": "discovery",
+}
+
+# Type checkers would take it for a name of every kind.
+if not _typing.TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        globals()[name] = found
+        return found
+
 
 if _DEBUG:
     _warnings.warn(

@@ -5,7 +5,7 @@ Public classes are reached through `reqtt` and `reqtt.testing`.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from types import GenericAlias, TracebackType
+from types import GenericAlias, SimpleNamespace, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
@@ -138,7 +138,7 @@ class Connection:
     def respond(
         self,
         topic_filter: str,
-        runner: Callable[[Request], Coroutine[Any, Any, None]],
+        runner: Callable[[Request], Coroutine[Any, Any, object]],
         *,
         group: str | None,
         qos: int,
@@ -449,6 +449,16 @@ class Request(Message):
 
         async with asyncio.timeout(request.remaining()):
             return await measure()
+        """
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """What middleware leaves for other middleware and for the handler, as attributes of any name. It is
+        this request's alone, and is let go when the request is answered.
+
+            async def who_asks(request, call_next):
+                request.state.user = await users.find(request)
+                return await call_next(request)
         """
 
     # None in a test only: a handler need not ask.

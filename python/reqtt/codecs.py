@@ -60,6 +60,8 @@ Decoder: TypeAlias = Callable[[bytes, str | None, int | None], T]
 
 TEXT = "text/plain"
 JSON = "application/json"
+BYTES = "application/octet-stream"
+"""What bytes are called where a name is needed; a message of bytes says none."""
 
 _MSGPACK = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
 _BYTES: tuple[type, ...] = (bytes, bytearray, memoryview)
@@ -178,6 +180,19 @@ def compile_encoder(annotation: Any) -> Encoder:
     return _cached(_compiled_encoder, annotation)
 
 
+def content_of(annotation: Any) -> tuple[str, int | None] | None:
+    """Content Type and Payload Format Indicator of values annotated so; None where each value decides."""
+    bare, _ = without_none(annotation)
+    entry = _registered_for(bare)
+    if entry is not None:
+        return entry.content_type, entry.payload_format_indicator
+    if bare in _BYTES:
+        return BYTES, None
+    if bare is str:
+        return TEXT, 1
+    return None if _goes_by_value(bare) else (JSON, 1)
+
+
 def to_json(value: Any) -> bytes:
     """JSON, pydantic models included. Raises TypeError or ValueError where JSON cannot hold the value."""
     try:
@@ -244,12 +259,7 @@ def _compiled_encoder(annotation: Any) -> Encoder:
         return encode
     if bare is str:
         return _encode_str_or_other
-    members = get_args(bare) if _is_union(bare) else (bare,)
-    # A union with bytes in it, and whatever says nothing, goes by the value.
-    if any(
-        member in (Any, object, _NONE) or member in _BYTES or isinstance(member, TypeVar)
-        for member in members
-    ):
+    if _goes_by_value(bare):
         return encode
     dump = _pydantic_adapter(bare).dump_json if _holds_pydantic(bare) else None
 
@@ -261,6 +271,15 @@ def _compiled_encoder(annotation: Any) -> Encoder:
         return dump(value, by_alias=True, warnings=False), JSON, 1
 
     return encode_result
+
+
+def _goes_by_value(bare: Any) -> bool:
+    """A union with bytes in it, and whatever says nothing."""
+    members = get_args(bare) if _is_union(bare) else (bare,)
+    return any(
+        member in (Any, object, _NONE) or member in _BYTES or isinstance(member, TypeVar)
+        for member in members
+    )
 
 
 def _encode_str_or_other(value: Any) -> Encoded:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 from reqtt import _core
@@ -15,11 +16,12 @@ from reqtt.errors import ClientClosed, ReqttError
 from reqtt.gather import Gather, GatherState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from reqtt._options import ClientOptions, RequestOptions
     from reqtt.codecs import Payload
+    from reqtt.middleware import RequesterMiddleware
 
 __all__ = ["Requester", "ResponseTopic"]
 
@@ -58,6 +60,9 @@ class Requester(_core.Requester):
             `ConnectionLost`.
         correlation: "topic" is for responders that return no Correlation Data: one request at a time.
         interop: "azure" marks requests with the Azure IoT Operations protocol version.
+        middleware: `async def (request, call_next) -> Response`, around each `request`; the first is
+            outermost. The request is an `OutgoingRequest`. With middleware, a request starts when it is
+            awaited; `gather` goes without.
         client_options: those of `Client`, where a URL is given.
 
     Raises:
@@ -84,6 +89,7 @@ class Requester(_core.Requester):
         resend: bool = True,
         correlation: Literal["data", "topic"] = "data",
         interop: Literal["plain", "azure"] = "plain",
+        middleware: Sequence[RequesterMiddleware] = (),
         **client_options: Unpack[ClientOptions],
     ) -> Self:
         if correlation not in ("data", "topic"):
@@ -113,6 +119,7 @@ class Requester(_core.Requester):
         resend: bool = True,
         correlation: Literal["data", "topic"] = "data",
         interop: Literal["plain", "azure"] = "plain",
+        middleware: Sequence[RequesterMiddleware] = (),
         **client_options: Unpack[ClientOptions],
     ) -> None:
         if isinstance(response_topic, str):
@@ -125,6 +132,12 @@ class Requester(_core.Requester):
         self.client, self._owns_client = own_or_shared(client, client_options)
         self._response_topic = response_topic
         self._loop: asyncio.AbstractEventLoop | None = None
+        if middleware:
+            from reqtt.middleware import layered
+
+            # Only here: other requesters keep the native one.
+            send = functools.partial(type(self).request, self)
+            self.request = layered(send, middleware)  # type: ignore[method-assign, assignment]
 
     def __repr__(self) -> str:
         return f"<reqtt.Requester on {self.client!r}>"

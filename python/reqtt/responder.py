@@ -17,10 +17,9 @@ import re
 import sys
 import typing
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,7 +28,6 @@ from typing import (
     TypeAlias,
     TypedDict,
     TypeVar,
-    Unpack,
     get_args,
     get_origin,
 )
@@ -37,6 +35,7 @@ from typing import (
 from reqtt import codecs
 from reqtt._core import Request, Response, parse_filter
 from reqtt._status import error_reply, wire_status
+from reqtt.dependencies import Bound, Depends, Open, bind, closing, depends_in, resolving
 from reqtt.errors import (
     DecodeError,
     InvalidTopic,
@@ -49,11 +48,14 @@ if TYPE_CHECKING:
     import msgspec
 
     from reqtt import Client
+    from reqtt._workers import Workers
     from reqtt.journal import Journal
+    from reqtt.lifespan import Lifespan
+    from reqtt.serving import Responder
 else:
     from reqtt import _msgspec as msgspec
 
-__all__ = ["Middleware", "ResponderSpec", "Router", "collect", "compile_runner", "responder"]
+__all__ = ["Middleware", "ResponderSpec", "compile_runner", "responder"]
 
 _log = logging.getLogger("reqtt.responder")
 
@@ -61,16 +63,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CallNext: TypeAlias = Callable[[Request], Awaitable[Response]]
 Middleware: TypeAlias = Callable[[Request, CallNext], Awaitable[Response]]
-"""`async def (request, call_next) -> Response`: runs around the handler; the first one is outermost."""
+"""`async def (request, call_next) -> Response`: runs around the handler; the first one is outermost.
 
-Runner: TypeAlias = Callable[[Request], Coroutine[Any, Any, None]]
+An object with a method `for_responder(spec)` is asked for one for each handler: so it learns the filter.
+"""
+
+Runner: TypeAlias = Callable[[Request], Coroutine[Any, Any, int | None]]
+"""Answers one request, and gives the status of the answer."""
 Reply: TypeAlias = tuple[bytes, int, str | None, int | None, Sequence[tuple[str, str]]]
 
-_ATTRIBUTE: Final = "__reqtt_responder__"
+ATTRIBUTE: Final = "__reqtt_responder__"
 _EMPTY: Final = inspect.Parameter.empty
 
 
 # --- the specification ----------------------------------------------------------------------------
+
+
+_Kind: TypeAlias = Literal["request", "client", "app", "dependency", "capture", "body", "default"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +87,11 @@ class _Argument:
     """What fills one parameter of a handler."""
 
     name: str
-    source: Literal["request", "client", "capture", "body", "default"]
+    source: _Kind
     annotation: Any
     default: Any
     by_keyword: bool
+    dependency: Bound | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,8 @@ class ResponderSpec:
     """What `@responder` says about a handler. Found as `handler.__reqtt_responder__`.
 
     `mqtt_filter` is what is subscribed, `topic_filter` what was written, `captures` the names in it. `also`
-    holds the specifications of further `@responder` lines on the same function.
+    holds the specifications of further `@responder` lines on the same function. `tags`, `middleware` and
+    `lifespans` are those of the routers above it, the outermost first.
     """
 
     handler: Callable[..., Any]
@@ -108,11 +119,14 @@ class ResponderSpec:
     arguments: tuple[_Argument, ...] = field(default=(), repr=False)
     returns: Any = field(default=_EMPTY, repr=False)
     also: tuple[ResponderSpec, ...] = field(default=(), repr=False)
+    tags: tuple[str, ...] = ()
+    middleware: tuple[Middleware, ...] = field(default=(), repr=False)
+    lifespans: tuple[Lifespan, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
         """The handler's name for logs and errors."""
-        return _name(self.handler)
+        return name_of(self.handler)
 
 
 class ResponderOptions(TypedDict, total=False):
@@ -144,9 +158,10 @@ def responder(
 ) -> Callable[[F], F]:
     """Say which requests a function answers (MQTT 5.0, section 4.10). The function itself stays as it is.
 
-    Arguments bind by name and annotation: a capture of the filter by its name, `Request` and `Client` by
-    type, and `body`, or the single parameter that remains, gets the payload, decoded as its annotation says
-    (bytes without one). An empty payload takes the default of that parameter where it has one.
+    Arguments bind by name and annotation: a capture of the filter by its name, `Request`, `Client` and
+    `Responder` by type, `Annotated[T, Depends(function)]` by what the function gives, and `body`, or the
+    single parameter that remains, gets the payload, decoded as its annotation says (bytes without one). An
+    empty payload takes the default of that parameter where it has one.
 
     `async def` runs on the event loop, `def` in a worker thread. The result is the response: None is an empty
     success, a `Response` is sent as it is, anything else is encoded by the return annotation or by its type.
@@ -177,7 +192,7 @@ def responder(
         async def power(device: str, body: str) -> str:
             return LIGHTS.set(device, body)
     """
-    specify = _specifier(
+    specify = specifier(
         topic_filter,
         qos=qos,
         group=group,
@@ -192,11 +207,9 @@ def responder(
 
     def decorate(handler: F) -> F:
         spec = specify(handler, sys._getframe(1))
-        others = tuple(
-            replace(other, also=()) for other in _specs_on(handler) if _place(other) != _place(spec)
-        )
+        others = tuple(replace(other, also=()) for other in specs_on(handler) if place(other) != place(spec))
         try:
-            setattr(handler, _ATTRIBUTE, replace(spec, also=others))
+            setattr(handler, ATTRIBUTE, replace(spec, also=others))
         except AttributeError:
             raise TypeError(
                 f"{spec.name} cannot carry a specification: decorate the function, or a method in its class"
@@ -206,7 +219,7 @@ def responder(
     return decorate
 
 
-def _specifier(
+def specifier(
     topic_filter: str,
     *,
     qos: int = 1,
@@ -222,7 +235,7 @@ def _specifier(
     """Check the options; what is left is the handler, and the frame in which it was defined."""
     if not isinstance(topic_filter, str):
         raise TypeError('topic_filter must be a str: write @responder("cmnd/{device}/power")')
-    mqtt_filter, captures = _parse(topic_filter)
+    mqtt_filter, captures = parse(topic_filter)
     _check_options(qos, group, concurrency, timeout, ack, without_response_topic)
     if not isinstance(deduplicate, bool) and deduplicate != "disk":
         raise TypeError(f'deduplicate must be True, False or "disk", not {deduplicate!r}')
@@ -253,7 +266,7 @@ def _specifier(
     return specify
 
 
-def _parse(topic_filter: str) -> tuple[str, tuple[str, ...]]:
+def parse(topic_filter: str) -> tuple[str, tuple[str, ...]]:
     if topic_filter.startswith("$share/"):
         raise InvalidTopic(f'invalid topic "{topic_filter}": leave out $share/, and use group=')
     mqtt_filter, captures = parse_filter(topic_filter)
@@ -297,6 +310,13 @@ def check_group(group: str | None) -> None:
         raise ValueError(f"group must be a name without / + #, not {group!r}")
 
 
+def check_middleware(middleware: Sequence[Middleware]) -> None:
+    """Raises TypeError for what cannot be called."""
+    for layer in middleware:
+        if not callable(layer):
+            raise TypeError(f"middleware must be `async def (request, call_next) -> Response`, not {layer!r}")
+
+
 def _allowed_response_topics(filters: Sequence[str]) -> tuple[str, ...]:
     if isinstance(filters, str | bytes):
         raise TypeError(f"allowed_response_topics must be a sequence of filters: write ({filters!r},)")
@@ -309,183 +329,16 @@ def _allowed_response_topics(filters: Sequence[str]) -> tuple[str, ...]:
     return allowed
 
 
-class Router:
-    """Handlers under a common prefix.
-
-    A `/` is put between prefix and filter where neither has one. The functions stay as they are; the router
-    carries the specifications. `prefix` may hold captures. Raises `TypeError` for a prefix that is no str;
-    what is wrong with the whole filter (section 4.7) shows where a handler is added.
-
-    Example:
-        site = Router(prefix="site1/")
-
-        @site.responder("cmnd/{device}/power")
-        async def power(device: str, body: str) -> str: ...
-    """
-
-    def __init__(self, prefix: str = "") -> None:
-        if not isinstance(prefix, str):
-            raise TypeError(f"prefix must be a str, not {prefix!r}")
-        self.prefix = prefix
-        self._specs: list[ResponderSpec] = []
-        self._included: list[Router] = []
-
-    def __repr__(self) -> str:
-        return f"Router(prefix={self.prefix!r})"
-
-    def responder(self, topic_filter: str, **options: Unpack[ResponderOptions]) -> Callable[[F], F]:
-        """Like `reqtt.responder`, with the same options, under the prefix of this router.
-
-        Raises what `reqtt.responder` raises.
-
-            @site.responder("cmnd/{device}/power", group="lights")
-            async def power(device: str, body: str) -> str: ...
-        """
-        if not isinstance(topic_filter, str):
-            raise TypeError('topic_filter must be a str: write @router.responder("cmnd/{device}/power")')
-        specify = _specifier(_join(self.prefix, topic_filter), **options)
-
-        def decorate(handler: F) -> F:
-            self._specs.append(specify(handler, sys._getframe(1)))
-            return handler
-
-        return decorate
-
-    def include(self, *routers: Router) -> None:
-        """Put other routers under the prefix of this one, whose captures are found in `request.captures`.
-
-        Raises:
-            TypeError: not a router.
-            ValueError: a router would include itself.
-
-        Example:
-            house = Router(prefix="houses/{house}/")
-            house.include(lights, heating)
-            Responder("mqtt://localhost", house)
-        """
-        for router in routers:
-            if not isinstance(router, Router):
-                raise TypeError(f"include takes routers, not {router!r}")
-            if router is self or self in router._below():
-                raise ValueError(f"{router!r} would include itself")
-            self._included.append(router)
-
-    def _below(self) -> Iterator[Router]:
-        for router in self._included:
-            yield router
-            yield from router._below()
-
-    def specs(self) -> list[ResponderSpec]:
-        """The specifications of all handlers, those of included routers too."""
-        found = list(self._specs)
-        for router in self._included:
-            for spec in router.specs():
-                topic_filter = _join(self.prefix, spec.topic_filter)
-                mqtt_filter, captures = _parse(topic_filter)
-                found.append(
-                    replace(spec, topic_filter=topic_filter, mqtt_filter=mqtt_filter, captures=captures)
-                )
-        return found
-
-
-def _join(prefix: str, topic_filter: str) -> str:
-    if not prefix or prefix.endswith("/") or topic_filter.startswith("/"):
-        return prefix + topic_filter
-    return f"{prefix}/{topic_filter}"
-
-
-# --- collection -----------------------------------------------------------------------------------
-
-
-def collect(handlers: Any, *, group: str | None = None) -> list[ResponderSpec]:
-    """The specifications of functions, methods, modules, routers and objects, and of iterables of them.
-
-    An object stands for its decorated methods, a module for its functions and routers. `group` applies
-    to those that name none.
-
-    Raises:
-        TypeError: something that is no handler.
-        ValueError: two handlers for the same filter and group, or none at all.
-    """
-    check_group(group)
-    found: dict[tuple[str, str | None], ResponderSpec] = {}
-    for spec in _specs_in(handlers):
-        if spec.group is None and group is not None:
-            spec = replace(spec, group=group)
-        other = found.setdefault(_place(spec), spec)
-        if other.handler != spec.handler:
-            where = f'"{spec.topic_filter}"' + ("" if spec.group is None else f" in group {spec.group!r}")
-            raise ValueError(f"two handlers for {where}: {other.name} and {spec.name}")
-    if not found:
-        raise ValueError(f"nothing to serve: no @responder in {_describe(handlers)}")
-    return list(found.values())
-
-
-def _place(spec: ResponderSpec) -> tuple[str, str | None]:
+def place(spec: ResponderSpec) -> tuple[str, str | None]:
     return spec.mqtt_filter, spec.group
 
 
-def _specs_on(handler: Any) -> tuple[ResponderSpec, ...]:
-    spec = getattr(handler, _ATTRIBUTE, None)
+def specs_on(handler: Any) -> tuple[ResponderSpec, ...]:
+    spec = getattr(handler, ATTRIBUTE, None)
     return (spec, *spec.also) if isinstance(spec, ResponderSpec) else ()
 
 
-def _specs_in(item: Any) -> Iterator[ResponderSpec]:
-    if isinstance(item, Router):
-        yield from item.specs()
-    elif isinstance(item, ModuleType):
-        yield from _specs_in_module(item)
-    elif isinstance(item, ResponderSpec):
-        yield item
-    elif inspect.ismethod(item) and _specs_on(item):
-        for spec in _specs_on(item):
-            yield replace(spec, handler=item, also=())
-    elif _specs_on(item) and not isinstance(item, type):
-        yield from _specs_on_function(item)
-    elif isinstance(item, str | bytes | dict | type):
-        raise TypeError(
-            f"{_describe(item)} is no handler: pass functions with @responder, a module or a Router"
-        )
-    elif isinstance(item, Iterable):
-        for member in item:
-            yield from _specs_in(member)
-    else:
-        methods = _methods_of(item)
-        if not methods:
-            raise TypeError(f'{_describe(item)} is no handler: decorate it with @responder("filter")')
-        for method in methods:
-            yield from _specs_in(method)
-
-
-def _specs_on_function(handler: Any) -> Iterator[ResponderSpec]:
-    for spec in _specs_on(handler):
-        if _is_method(handler):
-            raise TypeError(f"{spec.name} is a method: pass the one of an instance, or the instance")
-        yield replace(spec, also=())
-
-
-def _specs_in_module(module: ModuleType) -> Iterator[ResponderSpec]:
-    members = list(vars(module).values())
-    routers = [member for member in members if isinstance(member, Router)]
-    # A router that is included by another one is served under the other's prefix.
-    included = {id(below) for router in routers for below in router._below()}
-    for member in members:
-        if isinstance(member, Router):
-            if id(member) not in included:
-                yield from member.specs()
-        elif not isinstance(member, type | ModuleType) and isinstance(
-            getattr(member, _ATTRIBUTE, None), ResponderSpec
-        ):
-            yield from _specs_in(member)
-
-
-def _methods_of(item: Any) -> list[Any]:
-    names = dict.fromkeys(name for cls in reversed(type(item).__mro__) for name in vars(cls))
-    # Looked up on the class first: a property must not run.
-    return [getattr(item, name) for name in names if _specs_on(getattr(type(item), name, None))]
-
-
-def _is_method(handler: Any) -> bool:
+def is_method(handler: Any) -> bool:
     """Whether a plain function stands in a class body and waits for its instance."""
     if inspect.ismethod(handler) or not inspect.isfunction(handler):
         return False
@@ -496,18 +349,10 @@ def _is_method(handler: Any) -> bool:
     return first in ("self", "cls")
 
 
-def _name(handler: Any) -> str:
+def name_of(handler: Any) -> str:
     module = getattr(handler, "__module__", None)
     name = getattr(handler, "__qualname__", None) or repr(handler)
     return f"{module}.{name}" if module else name
-
-
-def _describe(item: Any) -> str:
-    if isinstance(item, ModuleType):
-        return f"module {item.__name__}"
-    if callable(item) and hasattr(item, "__qualname__"):
-        return _name(item)
-    return f"{item!r:.80}"
 
 
 # --- which argument comes from where --------------------------------------------------------------
@@ -519,7 +364,7 @@ def _bind(
     """What fills each parameter, and the return annotation. Raises TypeError where nothing fills one."""
     if not callable(handler):
         raise TypeError(f"@responder decorates a function, not {handler!r}")
-    name = _name(handler)
+    name = name_of(handler)
     inner = _unwrapped(handler)
     if inspect.isasyncgenfunction(_body(handler)) or inspect.isgeneratorfunction(_body(handler)):
         raise TypeError(
@@ -527,22 +372,21 @@ def _bind(
         )
     hints = _hints(handler, inner, frame)
     parameters = list(inspect.signature(handler).parameters.values())
-    if _is_method(handler):
+    if is_method(handler):
         parameters = parameters[1:]
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"{name}: {parameter} cannot be filled: name each argument")
 
-    sources: dict[str, Literal["request", "client", "capture", "body", "default"]] = {}
+    sources: dict[str, _Kind] = {}
     remaining: list[inspect.Parameter] = []
     for parameter in parameters:
-        plain = codecs.without_extras(hints.get(parameter.name))
-        if isinstance(plain, type) and issubclass(plain, Request):
-            sources[parameter.name] = "request"
-        elif _is_client(plain):
-            sources[parameter.name] = "client"
-        elif parameter.name in captures:
-            sources[parameter.name] = "capture"
+        try:
+            source = _kind_of(parameter, hints, captures)
+        except TypeError as error:
+            raise TypeError(f"{name}: argument {parameter.name!r}: {error}") from None
+        if source is not None:
+            sources[parameter.name] = source
         elif parameter.name == "body":
             sources[parameter.name] = "body"
         else:
@@ -559,18 +403,11 @@ def _bind(
 
     arguments = []
     for parameter in parameters:
-        argument = _Argument(
-            name=parameter.name,
-            source=sources.get(parameter.name, "default"),
-            annotation=hints.get(parameter.name, _EMPTY),
-            default=parameter.default,
-            by_keyword=parameter.kind is parameter.KEYWORD_ONLY,
-        )
+        source = sources.get(parameter.name, "default")
         try:
-            _source(argument, None)
+            arguments.append(_argument(parameter, source, hints, captures, frame))
         except TypeError as error:
             raise TypeError(f"{name}: argument {parameter.name!r}: {error}") from None
-        arguments.append(argument)
     returns = hints.get("return", _EMPTY)
     try:
         _encoder(returns)
@@ -586,6 +423,7 @@ def _unfilled(handler: str, argument: str, captures: tuple[str, ...], has_body: 
         could.append("the payload (name it body)")
     could.append("the request (annotate it with Request)")
     could.append("the client (annotate it with Client)")
+    could.append("a dependency (annotate it with Annotated[..., Depends(function)])")
     could.append("a default value")
     return (
         f"{handler}: nothing fills argument {argument!r}: possible are "
@@ -594,10 +432,51 @@ def _unfilled(handler: str, argument: str, captures: tuple[str, ...], has_body: 
     )
 
 
-def _is_client(annotation: Any) -> bool:
-    # By name: the client's module imports this one.
+def _kind_of(parameter: inspect.Parameter, hints: dict[str, Any], captures: tuple[str, ...]) -> _Kind | None:
+    """What fills a parameter by its annotation or by its name, if that says it."""
+    annotation = hints.get(parameter.name)
+    if isinstance(parameter.default, Depends):
+        raise TypeError("Depends goes into the annotation: Annotated[..., Depends(function)]")
+    if depends_in(annotation) is not None:
+        return "dependency"
+    plain = codecs.without_extras(annotation)
+    if isinstance(plain, type) and issubclass(plain, Request):
+        return "request"
+    if _is_ours(plain, "Client"):
+        return "client"
+    if _is_ours(plain, "Responder"):
+        return "app"
+    return "capture" if parameter.name in captures else None
+
+
+def _argument(
+    parameter: inspect.Parameter,
+    source: _Kind,
+    hints: dict[str, Any],
+    captures: tuple[str, ...],
+    frame: FrameType,
+    above: tuple[Callable[..., Any], ...] = (),
+) -> _Argument:
+    """Raises TypeError where the parameter cannot be filled in this way. `above` depend on it."""
+    annotation = hints.get(parameter.name, _EMPTY)
+    depends = depends_in(annotation) if source == "dependency" else None
+    argument = _Argument(
+        name=parameter.name,
+        source=source,
+        annotation=annotation,
+        default=parameter.default,
+        by_keyword=parameter.kind is parameter.KEYWORD_ONLY,
+        dependency=None if depends is None else bind(depends, captures, frame, above),
+    )
+    if depends is None:
+        _source(argument, None)
+    return argument
+
+
+def _is_ours(annotation: Any, name: str) -> bool:
+    # By name: their modules import this one.
     return isinstance(annotation, type) and any(
-        cls.__name__ == "Client" and cls.__module__.partition(".")[0] == "reqtt" for cls in annotation.__mro__
+        cls.__name__ == name and cls.__module__.partition(".")[0] == "reqtt" for cls in annotation.__mro__
     )
 
 
@@ -640,7 +519,7 @@ def _hints(handler: Callable[..., Any], inner: Any, frame: FrameType) -> dict[st
         return typing.get_type_hints(inner, localns=names, include_extras=True)
     except (NameError, AttributeError) as error:
         raise TypeError(
-            f"{_name(handler)}: an annotation cannot be resolved ({error}): define or import it before"
+            f"{name_of(handler)}: an annotation cannot be resolved ({error}): define or import it before"
             " the handler, and not under TYPE_CHECKING"
         ) from None
 
@@ -659,7 +538,7 @@ class _Rejected(RequestError):
 Source: TypeAlias = Callable[[Request], Any]
 
 
-def _source(argument: _Argument, client: Client | None) -> Source:
+def _source(argument: _Argument, client: Client | None, app: Responder | None = None) -> Source:
     """The function that takes one argument out of a request."""
     annotation = Any if argument.annotation is _EMPTY else argument.annotation
     match argument.source:
@@ -667,12 +546,16 @@ def _source(argument: _Argument, client: Client | None) -> Source:
             return lambda request: request
         case "client":
             return lambda request: client
+        case "app":
+            return lambda request: app
         case "default":
             return lambda request: argument.default
         case "capture":
             return _capture_source(argument.name, annotation)
         case "body":
             return _body_source(bytes if argument.annotation is _EMPTY else annotation, argument.default)
+        case "dependency":
+            raise TypeError("this kind of handler takes no dependencies")
 
 
 def _body_source(annotation: Any, default: Any) -> Source:
@@ -763,11 +646,15 @@ def _convert(annotation: Any, text: str) -> Any:
     return value
 
 
-def _caller(spec: ResponderSpec, client: Client | None) -> Callable[[Request], Any]:
+def _caller(
+    spec: ResponderSpec, client: Client | None, app: Responder | None = None
+) -> Callable[[Request], Any]:
     """request -> handler(arguments). The usual shapes are written out: a layer costs 0.05-0.1 us."""
     handler = spec.handler
-    positional = [_source(argument, client) for argument in spec.arguments if not argument.by_keyword]
-    keyword = {argument.name: _source(argument, client) for argument in spec.arguments if argument.by_keyword}
+    sources = {argument.name: _source(argument, client, app) for argument in spec.arguments}
+    by_keyword = [argument.name for argument in spec.arguments if argument.by_keyword]
+    keyword = {name: sources.pop(name) for name in by_keyword}
+    positional = list(sources.values())
     if keyword:
         return lambda request: handler(
             *[source(request) for source in positional],
@@ -848,11 +735,18 @@ def _error(
     return payload, wire_status(status, interop_azure), content_type, 1, properties
 
 
+def facts(spec: ResponderSpec, request: Request) -> dict[str, str]:
+    """The fields of a log record, for logs that are no text."""
+    return {"responder": spec.name, "topic_filter": spec.topic_filter, "topic": request.topic}
+
+
 def _failure(spec: ResponderSpec, request: Request, error: BaseException, interop_azure: bool) -> Reply:
     """What the requester learns of an exception. Inner detail stays in the log."""
     match error:
         case _Rejected():
-            _log.debug("%s: request on %r rejected: %s", spec.name, request.topic, error)
+            _log.debug(
+                "%s: request on %r rejected: %s", spec.name, request.topic, error, extra=facts(spec, request)
+            )
             return _error(error.status, error.message, interop_azure, application=False, about=error.about)
         case RequestError():
             return _error(
@@ -862,7 +756,11 @@ def _failure(spec: ResponderSpec, request: Request, error: BaseException, intero
             return _error(error.status, str(error), interop_azure, application=False)
         case ResponseTimeout():
             _log.warning(
-                "%s: its own request to %r timed out (request on %r)", spec.name, error.topic, request.topic
+                "%s: its own request to %r timed out (request on %r)",
+                spec.name,
+                error.topic,
+                request.topic,
+                extra=facts(spec, request),
             )
             return _error(504, "a request of the handler timed out", interop_azure, application=True)
         case RemoteError():
@@ -871,10 +769,17 @@ def _failure(spec: ResponderSpec, request: Request, error: BaseException, intero
                 spec.name,
                 error.status,
                 request.topic,
+                extra=facts(spec, request),
             )
             return _error(502, "a request of the handler failed", interop_azure, application=True)
         case _:
-            _log.error("%s failed (request on %r)", spec.name, request.topic, exc_info=error)
+            _log.error(
+                "%s failed (request on %r)",
+                spec.name,
+                request.topic,
+                exc_info=error,
+                extra=facts(spec, request),
+            )
             return _error(500, "internal error", interop_azure, application=True)
 
 
@@ -885,23 +790,27 @@ def compile_runner(
     spec: ResponderSpec,
     *,
     client: Client | None,
-    executor: Executor | None,
+    workers: Workers | None,
     middleware: Sequence[Middleware] = (),
     interop: Literal["plain", "azure"] = "plain",
     journal: Callable[[], Journal] | None = None,
+    app: Responder | None = None,
+    around: Callable[[Runner], Runner] | None = None,
 ) -> Runner:
-    """The coroutine function that answers one request; to be run as a task of its own. `journal` gives what
-    keeps answers beyond the life of the process, where the handler asks for that.
+    """The coroutine function that answers one request; to be run as a task of its own. Plain functions run in
+    `workers`, without them in the threads of the loop. `journal` gives what keeps answers beyond the life of
+    the process, where the handler asks for that. `middleware` goes around that of the routers, and `around`
+    around all that ends with the answer.
 
     It ends each request with one `_reply` or `_done`, and raises nothing but CancelledError,
     KeyboardInterrupt and SystemExit, after having answered.
     """
-    for layer in middleware:
-        if not callable(layer):
-            raise TypeError(f"middleware must be `async def (request, call_next) -> Response`, not {layer!r}")
+    middleware = (*middleware, *spec.middleware)
+    check_middleware(middleware)
+    middleware = [_for_responder(layer, spec) for layer in middleware]
     azure = interop == "azure"
     reply_to = _replier(spec, azure)
-    handle = _handle(spec, client, executor)
+    handle, opened = _handle(spec, client, workers, app)
     if middleware:
         handle = _with_middleware(handle, reply_to, middleware)
     if spec.timeout is not None:
@@ -911,7 +820,7 @@ def compile_runner(
     elif journal is None:
         raise ValueError(f'{spec.name}: deduplicate="disk" needs a Responder that has a file')
 
-    async def run(request: Request) -> None:
+    async def run(request: Request) -> int:
         raised: BaseException | None = None
         try:
             result = await handle(request)
@@ -941,8 +850,13 @@ def compile_runner(
             _send_failed(spec, request, error, azure)
         if raised is not None:
             raise raised
+        return reply[1]
 
-    runner = run if journal is None else _once(run, spec, azure, journal)
+    runner: Runner = run if journal is None else _once(run, spec, azure, journal)
+    if around is not None:
+        runner = around(runner)
+    if opened is not None:
+        runner = closing(runner, spec, opened, app)
     runner.__qualname__ = runner.__name__ = f"responder {spec.name}"
     return runner
 
@@ -950,7 +864,7 @@ def compile_runner(
 def _once(run: Runner, spec: ResponderSpec, azure: bool, journal: Callable[[], Journal]) -> Runner:
     """Runs what is new, and only once it is on disk; the rest is answered from there."""
 
-    async def run_once(request: Request) -> None:
+    async def run_once(request: Request) -> int | None:
         if request.correlation_data is None or request.response_topic is None:
             # Nothing tells a copy of it from another request.
             return await run(request)
@@ -962,23 +876,32 @@ def _once(run: Runner, spec: ResponderSpec, azure: bool, journal: Callable[[], J
             raise
         except Exception as error:
             _log.error(
-                "%s: request on %s not run: it cannot be recorded", spec.name, request.topic, exc_info=error
+                "%s: request on %s not run: it cannot be recorded",
+                spec.name,
+                request.topic,
+                exc_info=error,
+                extra=facts(spec, request),
             )
             request._reply(
                 *_error(503, "the request cannot be recorded, and was not run", azure, application=False)
             )
-            return None
+            return 503
         if answer is None:
             return await run(request)
         if isinstance(answer, tuple):
             request._reply(*answer)
+            status: int = answer[1]
+            return status
         else:
             _log.error(
-                "%s: request on %s came again: it was interrupted, and is not run", spec.name, request.topic
+                "%s: request on %s came again: it was interrupted, and is not run",
+                spec.name,
+                request.topic,
+                extra=facts(spec, request),
             )
             message = "interrupted before it was answered: whether the request took effect is not known"
             request._reply(*_error(500, message, azure, application=True))
-        return None
+            return 500
 
     return run_once
 
@@ -991,7 +914,13 @@ async def _record(journal: Journal, spec: ResponderSpec, request: Request, reply
         # The handler is done, and so is its request: it is answered all the same.
         pass
     except Exception as error:
-        _log.error("%s: the answer to %s cannot be recorded", spec.name, request.topic, exc_info=error)
+        _log.error(
+            "%s: the answer to %s cannot be recorded",
+            spec.name,
+            request.topic,
+            exc_info=error,
+            extra=facts(spec, request),
+        )
 
 
 def _send_failed(spec: ResponderSpec, request: Request, error: Exception, azure: bool) -> None:
@@ -1003,24 +932,33 @@ def _send_failed(spec: ResponderSpec, request: Request, error: Exception, azure:
 
 
 def _handle(
-    spec: ResponderSpec, client: Client | None, executor: Executor | None
-) -> Callable[[Request], Awaitable[Any]]:
-    call = _caller(spec, client)
+    spec: ResponderSpec, client: Client | None, workers: Workers | None, app: Responder | None
+) -> tuple[Callable[[Request], Awaitable[Any]], Open | None]:
+    """What runs a handler, and the place of the dependencies that it leaves open, where it has such."""
+    if any(argument.dependency is not None for argument in spec.arguments):
+        return resolving(spec, client, app, lambda call: _as_coroutine(spec, call, workers))
+    return _as_coroutine(spec, _caller(spec, client, app), workers), None
+
+
+def _as_coroutine(
+    spec: ResponderSpec, call: Callable[..., Any], workers: Workers | None
+) -> Callable[..., Awaitable[Any]]:
     if inspect.iscoroutinefunction(_body(spec.handler)):
         return call
 
-    def call_in_thread(request: Request) -> Any:
+    def call_in_thread(*arguments: Any) -> Any:
         try:
-            return call(request)
+            return call(*arguments)
         except StopIteration as error:
             # A future cannot carry it: the handler would never end.
             raise RuntimeError("handler raised StopIteration") from error
 
-    async def handle(request: Request) -> Any:
-        context = contextvars.copy_context()
-        result = await asyncio.get_running_loop().run_in_executor(
-            executor, context.run, call_in_thread, request
-        )
+    async def handle(*arguments: Any) -> Any:
+        job = functools.partial(contextvars.copy_context().run, call_in_thread, *arguments)
+        if workers is not None:
+            result = await workers.run(job)
+        else:
+            result = await asyncio.get_running_loop().run_in_executor(None, job)
         # A `def` around an `async def`.
         return await result if inspect.isawaitable(result) else result
 
@@ -1049,6 +987,11 @@ def _with_middleware(
     for layer in reversed(middleware):
         chain = functools.partial(_call_layer, layer, chain)
     return chain
+
+
+def _for_responder(layer: Middleware, spec: ResponderSpec) -> Middleware:
+    make: Callable[[ResponderSpec], Middleware] | None = getattr(layer, "for_responder", None)
+    return layer if make is None else make(spec)
 
 
 def _call_layer(layer: Middleware, call_next: CallNext, request: Request) -> Awaitable[Response]:

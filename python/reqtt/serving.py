@@ -12,18 +12,22 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from reqtt._workers import Workers
 from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ConnectionLost, ReqttError
-from reqtt.responder import Middleware, ResponderSpec, collect, compile_runner
+from reqtt.lifespan import Lifespan, Lifespans, check_lifespan
+from reqtt.responder import Middleware, ResponderSpec, compile_runner
+from reqtt.router import collect
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
     from reqtt._options import ClientOptions
+    from reqtt.discovery import Discovery, Presence
     from reqtt.journal import Journal
 
 __all__ = ["Responder"]
@@ -44,6 +48,13 @@ class Responder:
         group: puts handlers that name none into one shared subscription (`$share/<group>/...`, section
             4.8.2).
         middleware: wraps every handler; the first is outermost.
+        state: what handlers and dependencies find as `app.state`; None: an empty namespace, to be filled by
+            the lifespan for example.
+        lifespan: a function that takes this `Responder` and gives an async context manager. It is entered
+            when the client is connected and nothing is subscribed yet, and left when all is answered and the
+            client is still connected; what it raises surfaces from entering or closing. One that ends
+            before ends `serve_forever`.
+        discovery: answers who this is, what it serves and how often it was asked. None: it does not.
         interop: "azure" keeps to the statuses that Azure IoT Operations knows.
         deduplicate_file: where `@responder(deduplicate="disk")` keeps requests and answers, for their Message
             Expiry Interval (24 hours without one); at most 100,000 requests and 256 MiB, then the oldest
@@ -51,8 +62,9 @@ class Responder:
         client_options: those of `Client`, where a URL is given.
 
     Raises:
-        TypeError: something that is no handler or no middleware; client options beside a `Client`.
-        ValueError: no handler, or two for one filter and group; an argument out of range.
+        TypeError: something that is no handler, middleware or lifespan; client options beside a `Client`.
+        ValueError: no handler, or two for one filter and group; an argument out of range. On entering:
+            another responder on this client answers the same discovery.
         ReqttError: `deduplicate_file` cannot be read or written, or is in use; on entering.
 
     Example:
@@ -67,6 +79,9 @@ class Responder:
         *,
         group: str | None = None,
         middleware: Sequence[Middleware] = (),
+        state: Any = None,
+        lifespan: Lifespan | None = None,
+        discovery: Discovery | None = None,
         interop: Literal["plain", "azure"] = "plain",
         deduplicate_file: str | os.PathLike[str] | None = None,
         **client_options: Unpack[ClientOptions],
@@ -74,8 +89,12 @@ class Responder:
         self._specs: list[ResponderSpec] = collect(handlers, group=group)
         if not self._specs:
             raise ValueError("no handler is given: decorate a function with @responder('filter')")
-        self._middleware = tuple(middleware)
-        self._interop: Literal["plain", "azure"] = interop
+        check_lifespan(lifespan)
+        self.state: Any = SimpleNamespace() if state is None else state
+        outer = () if lifespan is None else (lifespan,)
+        self._lifespans = Lifespans((*outer, *(own for spec in self._specs for own in spec.lifespans)))
+        # Requests that are answered, and whose dependencies are being closed.
+        self._finishing: set[asyncio.Task[Any]] = set()
         self.client, self._owns_client = own_or_shared(client, client_options)
         self._ids: list[int] = []
         self._stop: asyncio.Event | None = None
@@ -84,19 +103,31 @@ class Responder:
             self._specs, deduplicate_file, client_options.get("client_id"), self.client
         )
         self._journal: Journal | None = None
+        self._presence: Presence | None = None
+        if discovery is not None:
+            # Imported by those who need it.
+            from reqtt.discovery import Presence
+
+            self._presence = Presence(discovery, self._specs)
         # Compiled now: a middleware that is none must not surface with the first request.
-        self._executor = _executor(self._specs)
+        self._workers = _workers(self._specs)
         self._runners = [
             compile_runner(
                 spec,
                 client=self.client,
-                executor=self._executor,
-                middleware=self._middleware,
+                workers=self._workers,
+                middleware=tuple(middleware),
                 interop=interop,
                 journal=self._opened_journal,
+                app=self,
+                around=None if self._presence is None else self._presence.counting(number),
             )
-            for spec in self._specs
+            for number, spec in enumerate(self._specs)
         ]
+        if self._presence is not None:
+            own = self._presence.handlers()
+            self._specs += own
+            self._runners += [compile_runner(spec, client=self.client, workers=None) for spec in own]
 
     def __repr__(self) -> str:
         filters = ", ".join(spec.topic_filter for spec in self._specs)
@@ -116,11 +147,17 @@ class Responder:
             if self._owns_client or not self.client.connected:
                 await self.client.connect()
             try:
+                if self._presence is not None:
+                    self._presence.check_alone(self.client)
+                await self._lifespans.enter(self, self._stop.set)
                 await self._subscribe()
             except BaseException:
                 self.client._connection.close_responders(self._ids)
-                if self._owns_client:
-                    await self.client.close(drain=False)
+                try:
+                    await self._lifespans.leave()
+                finally:
+                    if self._owns_client:
+                        await self.client.close(drain=False)
                 raise
         except BaseException:
             await self._close_journal()
@@ -225,16 +262,29 @@ class Responder:
         finally:
             self._ids.clear()
             self.client._responders.discard(self)
-            if self._executor is not None:
+            if self._workers is not None:
                 # A thread that is stuck is left behind: it must not hold up the end.
-                self._executor.shutdown(wait=False, cancel_futures=True)
+                self._workers.shutdown()
             if self._stop is not None:
                 self._stop.set()
             try:
-                await self._close_journal()
+                await self._finish(timeout if drain else _CANCEL_PATIENCE)
+                await self._lifespans.leave()
             finally:
-                if self._owns_client:
-                    await self.client._disconnect()
+                try:
+                    await self._close_journal()
+                finally:
+                    if self._owns_client:
+                        await self.client._disconnect()
+
+    async def _finish(self, timeout: float) -> None:
+        """Waits for what follows the responses."""
+        if self._finishing:
+            _, late = await asyncio.wait(self._finishing, timeout=timeout)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=_CANCEL_PATIENCE)
 
     async def _cancel_handlers(self) -> None:
         current = asyncio.current_task()
@@ -245,7 +295,7 @@ class Responder:
             await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
 
 
-def _executor(specs: list[ResponderSpec]) -> Workers | None:
+def _workers(specs: list[ResponderSpec]) -> Workers | None:
     threads = sum(spec.concurrency for spec in specs if not inspect.iscoroutinefunction(spec.handler))
     return Workers(threads) if threads else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,10 +20,17 @@ class Child:
 
     async def line(self, start: str, timeout: float = 15) -> str:
         """A line that begins like this and has not been asked for yet, whatever is said before it."""
+        return await self._line(lambda line: line.startswith(start), start, timeout)
+
+    async def line_with(self, part: str, timeout: float = 15) -> str:
+        """A line that holds this, likewise."""
+        return await self._line(lambda line: part in line, part, timeout)
+
+    async def _line(self, fits: Callable[[str], bool], what: str, timeout: float) -> str:
         assert self.process.stdout is not None
         try:
             async with asyncio.timeout(timeout):
-                while not (found := [x for x in self._unclaimed if x.startswith(start)]):
+                while not (found := [line for line in self._unclaimed if fits(line)]):
                     raw = await self.process.stdout.readline()
                     assert raw, f"the process ended with {await self.process.wait()}; it said {self.lines}"
                     self.lines.append(raw.decode().rstrip())
@@ -31,7 +38,7 @@ class Child:
                 self._unclaimed.remove(found[0])
                 return found[0]
         except TimeoutError:
-            raise AssertionError(f"no {start!r} within {timeout} s; it said {self.lines}") from None
+            raise AssertionError(f"no {what!r} within {timeout} s; it said {self.lines}") from None
 
     async def end(self, how: signal.Signals = signal.SIGKILL) -> int:
         if self.process.returncode is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, assert_type
+from types import SimpleNamespace
+from typing import Annotated, Any, assert_type
 
 import reqtt
 from reqtt._core import Call
@@ -76,6 +78,50 @@ async def handlers_keep_their_type(request: reqtt.Request) -> None:
 async def layer(request: reqtt.Request, call_next: Any) -> reqtt.Response:
     response: reqtt.Response = await call_next(request)
     return response
+
+
+async def outgoing(
+    request: reqtt.OutgoingRequest, call_next: Callable[[reqtt.OutgoingRequest], Awaitable[reqtt.Response]]
+) -> reqtt.Response:
+    assert_type(request.topic, str)
+    assert_type(request.user_properties, tuple[tuple[str, str], ...])
+    return await call_next(request.replace(timeout=1))
+
+
+async def with_middleware(url: str) -> None:
+    req = reqtt.Requester(url, middleware=[outgoing, layer_of_any])
+    assert_type(await req.request("a", response_type=Energy), Energy)
+    reqtt.Requester(url, middleware=[layer])  # type: ignore[list-item]
+
+
+async def layer_of_any(request: Any, call_next: Any) -> reqtt.Response:
+    response: reqtt.Response = await call_next(request)
+    return response
+
+
+def meter(app: reqtt.Responder) -> Energy:
+    assert_type(app.state, Any)
+    return Energy(0)
+
+
+@reqtt.responder("energy")
+async def energy(now: Annotated[Energy, reqtt.Depends(meter)], request: reqtt.Request) -> float:
+    assert_type(now, Energy)
+    assert_type(request.state, SimpleNamespace)
+    return now.watts
+
+
+@asynccontextmanager
+async def lifespan(app: reqtt.Responder) -> AsyncIterator[None]:
+    yield
+
+
+async def applications(url: str, req: reqtt.Requester) -> None:
+    rooms = reqtt.Router("rooms", tags=["house"], middleware=[layer, layer_of_any], lifespan=lifespan)
+    reqtt.Responder(url, [rooms, energy], lifespan=lifespan, discovery=reqtt.Discovery("rooms"), keep_alive=3)
+    for found in await reqtt.discover(req, stats=True):
+        assert_type(found, reqtt.ResponderInfo)
+        assert_type(found.handlers[0].stats, reqtt.HandlerStats | None)
 
 
 async def serving(url: str) -> None:

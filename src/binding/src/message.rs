@@ -327,6 +327,7 @@ pub(crate) struct Request {
     origin: Origin,
     expires: Option<Instant>,
     over: AtomicBool,
+    state: Mutex<Option<Py<PyAny>>>,
 }
 
 enum Origin {
@@ -351,6 +352,7 @@ impl Request {
                 origin,
                 expires,
                 over: AtomicBool::new(false),
+                state: Mutex::new(None),
             }),
         )
     }
@@ -361,6 +363,9 @@ impl Request {
 
     /// Whether this is the first outcome.
     fn end(&self) -> bool {
+        // What is in it may lead back here, by a traceback for example.
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(state);
         !self.over.swap(true, Ordering::Relaxed)
     }
 }
@@ -410,6 +415,7 @@ impl Request {
             origin,
             expires,
             over: AtomicBool::new(false),
+            state: Mutex::new(None),
         }))
     }
 
@@ -448,6 +454,24 @@ impl Request {
     ///         return await measure()
     fn remaining(&self) -> Option<f64> {
         self.expires.map(|expires| seconds_until(expires).max(0.0))
+    }
+
+    /// What middleware leaves for other middleware and for the handler, as attributes of any name. It is
+    /// this request's alone, and is let go when the request is answered.
+    ///
+    ///     async def who_asks(request, call_next):
+    ///         request.state.user = await users.find(request)
+    ///         return await call_next(request)
+    #[getter]
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        static NAMESPACE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        if let Some(state) = &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(state.bind(py).clone());
+        }
+        // Not under the lock: Python may let another thread run.
+        let empty = NAMESPACE.import(py, "types", "SimpleNamespace")?.call0()?.unbind();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(state.get_or_insert(empty).bind(py).clone())
     }
 
     /// The client that received it, for requests of the handler's own; None in a test.

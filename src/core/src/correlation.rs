@@ -684,19 +684,23 @@ impl Deadlines {
 /// for a record or a look.
 struct EndedMemory {
     buckets: Box<[[u64; 8]]>,
+    /// Records ever made.
+    records: usize,
 }
 
 impl EndedMemory {
-    const BUCKETS: usize = 1024;
+    /// It grows with what there is to remember: most connections of a process with thousands ask little.
+    const FEWEST: usize = 8;
+    const MOST: usize = 1024;
     const HOW: u64 = 0b11;
 
     fn new() -> Self {
-        Self { buckets: vec![[0; 8]; Self::BUCKETS].into_boxed_slice() }
+        Self { buckets: vec![[0; 8]; Self::FEWEST].into_boxed_slice(), records: 0 }
     }
 
-    const fn bucket(hash: u64) -> usize {
+    const fn bucket(&self, hash: u64) -> usize {
         // Not the half that the table uses, nor the bits that say how.
-        (hash >> 32) as usize % Self::BUCKETS
+        (hash >> 32) as usize % self.buckets.len()
     }
 
     fn record(&mut self, hash: u64, how: Ended) {
@@ -705,15 +709,33 @@ impl EndedMemory {
             Ended::TimedOut => 2,
             Ended::Cancelled => 3,
         };
-        let bucket = &mut self.buckets[Self::bucket(hash)];
-        let same = |it: &u64| (it ^ hash) & !Self::HOW == 0;
+        if self.records > self.buckets.len() && self.buckets.len() < Self::MOST {
+            self.grow();
+        }
+        self.records += 1;
+        self.put(hash & !Self::HOW | how);
+    }
+
+    fn put(&mut self, record: u64) {
+        let bucket = &mut self.buckets[self.bucket(record)];
+        let same = |it: &u64| (it ^ record) & !Self::HOW == 0;
         let last = bucket.iter().position(same).unwrap_or(bucket.len() - 1);
         bucket.copy_within(..last, 1);
-        bucket[0] = hash & !Self::HOW | how;
+        bucket[0] = record;
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let larger = vec![[0; 8]; 2 * self.buckets.len()].into_boxed_slice();
+        let old = std::mem::replace(&mut self.buckets, larger);
+        // Oldest first, so that the newest come to the front again.
+        for record in old.iter().flat_map(|bucket| bucket.iter().rev()).filter(|it| **it != 0) {
+            self.put(*record);
+        }
     }
 
     fn find(&self, hash: u64) -> Option<Ended> {
-        let bucket = &self.buckets[Self::bucket(hash)];
+        let bucket = &self.buckets[self.bucket(hash)];
         match bucket.iter().find(|&it| (it ^ hash) & !Self::HOW == 0)? & Self::HOW {
             1 => Some(Ended::Answered),
             2 => Some(Ended::TimedOut),

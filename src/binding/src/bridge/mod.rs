@@ -533,8 +533,9 @@ impl Bridge {
     }
 
     /// Tells what has gathered in `events`, which goes back for the next time.
-    fn handle_all(slf: &Bound<'_, Self>, mut events: Vec<Event>) -> PyResult<()> {
+    fn handle_all(slf: &Bound<'_, Self>, mut events: Vec<Event>, write: bool) -> PyResult<()> {
         let this = slf.get();
+        let several = events.len() > 1;
         for event in events.drain(..) {
             if let Err(error) = Self::handle(slf, event) {
                 this.complain(slf.py(), &error)?;
@@ -542,6 +543,11 @@ impl Bridge {
         }
         this.lock().events = events;
         payload::take_back(slf.py());
+        if write || several {
+            // Behind the tasks that these events have woken: what they ask for leaves in the same write, and in
+            // the same turn of the loop.
+            Self::send_cork_soon(slf, this.lock())?;
+        }
         Ok(())
     }
 }
@@ -560,7 +566,7 @@ impl Bridge {
         }
         let mut events = std::mem::take(&mut this.lock().events);
         this.mailbox.take(&mut events);
-        Self::handle_all(slf, events)
+        Self::handle_all(slf, events, false)
     }
 
     /// The connection has something to read.
@@ -569,12 +575,7 @@ impl Bridge {
         let this = slf.get();
         let mut events = std::mem::take(&mut this.lock().events);
         let write = this.link.readable(&mut events);
-        Self::handle_all(slf, events)?;
-        if write {
-            // Behind the tasks that these events have woken: what they ask for leaves in the same write.
-            Self::send_cork_soon(slf, this.lock())?;
-        }
-        Ok(())
+        Self::handle_all(slf, events, write)
     }
 
     /// Answers a question of the connection by its number.

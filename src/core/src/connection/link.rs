@@ -200,7 +200,7 @@ impl Link {
                 socket::acknowledge_now(watch.socket());
             }
         }
-        watch.note(messages, read, now).map_err(|error| lost(&error))
+        watch.note(messages, read, state.session.awaited(), now).map_err(|error| lost(&error))
     }
 
     /// Writes what the system takes; the I/O thread waits until it takes the rest.

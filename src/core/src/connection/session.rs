@@ -1400,6 +1400,11 @@ impl Session {
         }
     }
 
+    /// Requests that wait for their response.
+    pub fn awaited(&self) -> usize {
+        self.requesters.len()
+    }
+
     /// Whether anything is under way that the broker will answer soon.
     pub fn expects_answers(&self) -> bool {
         self.requesters.len() > 0 || self.in_flights.publishes() > 0

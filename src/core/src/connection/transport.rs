@@ -328,7 +328,10 @@ impl Tls {
             Ok(())
         });
         if let Err(error) = renewed {
-            log::warn!("the TLS files were not read again, those read before stay in use: {error}");
+            log::warn!(
+                target: "reqtt.connection",
+                "the TLS files were not read again, those read before stay in use: {error}"
+            );
         }
     }
 }
@@ -563,6 +566,7 @@ async fn upgrade(
             return Err(broken(&format!("the server chose the subprotocol \"{other}\", not mqtt")));
         }
         None => log::debug!(
+            target: "reqtt.connection",
             "the WebSocket server at {} names no subprotocol; mqtt is assumed",
             address.redacted()
         ),

@@ -18,14 +18,24 @@ use super::LULL;
 
 /// So many messages within that moment, and more are on their way.
 const BURST: usize = 4;
-/// A moment that brings fewer was not worth waiting for: with so little under way, all that comes comes at once.
-const YIELD: usize = 5;
 /// So many of those in a row, and each packet is news again ...
-const CALM: u32 = 20;
+const CALM: u32 = 40;
 /// ... for so long at least.
 const REST: Duration = Duration::from_millis(50);
 /// After a read of so many bytes the next one waits for nothing: that much has gathered meanwhile anyway.
 const PLENTY: usize = 16 * 1024;
+
+/// How long what comes may gather. With more under way each of them waits for longer in any case.
+fn lull(awaited: usize) -> Duration {
+    let each = LULL / 40;
+    each.saturating_mul(awaited.try_into().unwrap_or(u32::MAX)).clamp(LULL, 3 * LULL)
+}
+
+/// A moment that brings fewer messages was not worth waiting for. With four requests under way, which is for all
+/// that a responder can tell, four at a time are all there are, and nothing comes while we wait for more.
+const fn worth(awaited: usize) -> usize {
+    if awaited > 3 * BURST { 2 } else { BURST + 1 }
+}
 
 /// What is to wake the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +93,8 @@ impl Watch {
         }
     }
 
-    /// The loop has read: says when it is to read again.
-    pub fn note(&mut self, messages: usize, bytes: usize, now: Instant) -> io::Result<()> {
+    /// The loop has read, and so many requests are still `awaited`: says when it is to read again.
+    pub fn note(&mut self, messages: usize, bytes: usize, awaited: usize, now: Instant) -> io::Result<()> {
         match &mut self.mode {
             Mode::Off => return Ok(()),
             Mode::Socket { since, messages: before, rest } => {
@@ -98,7 +108,7 @@ impl Watch {
                 self.mask(EventFlags::empty())?;
                 self.mode = Mode::Timer { calm: 0 };
             }
-            Mode::Timer { calm } if messages >= YIELD => *calm = 0,
+            Mode::Timer { calm } if messages >= worth(awaited) => *calm = 0,
             Mode::Timer { calm } if *calm < CALM => *calm += 1,
             Mode::Timer { .. } => {
                 self.mode = Mode::Socket { since: now, messages: 0, rest: now + REST };
@@ -106,7 +116,8 @@ impl Watch {
                 return self.mask(EventFlags::IN);
             }
         }
-        self.arm(if bytes >= PLENTY { 1 } else { LULL.subsec_nanos() })
+        let nanos = if bytes >= PLENTY { 1 } else { lull(awaited).as_nanos() };
+        self.arm(nanos.try_into().unwrap_or(1))
     }
 
     /// Lets the timer wake the loop once, in so many nanoseconds; with zero, not at all.
@@ -121,5 +132,96 @@ impl Watch {
 
     fn mask(&self, events: EventFlags) -> io::Result<()> {
         Ok(epoll::modify(&self.set, &self.socket, EventData::new_u64(0), events)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    /// A watch with something to read on its socket, and the other end.
+    fn watch() -> (Watch, UnixStream) {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        far.write_all(b"x").unwrap();
+        let mut watch = Watch::new(Arc::new(near.into())).unwrap();
+        watch.start().unwrap();
+        (watch, far)
+    }
+
+    fn wakes(watch: &Watch, within: Duration) -> bool {
+        let patience = Timespec::try_from(within).unwrap();
+        poll(&mut [PollFd::new(&**watch.set(), PollFlags::IN)], Some(&patience)).unwrap() > 0
+    }
+
+    fn at_once(watch: &Watch) -> bool {
+        wakes(watch, Duration::ZERO)
+    }
+
+    #[test]
+    fn a_lone_message_is_news_at_once() {
+        let (mut watch, _far) = watch();
+        let now = Instant::now();
+        for read in 0..100 {
+            assert!(at_once(&watch));
+            watch.note(1, 50, 1, now + read * LULL).unwrap();
+        }
+    }
+
+    #[test]
+    fn after_a_burst_the_timer_wakes() {
+        let (mut watch, _far) = watch();
+        let now = Instant::now();
+        watch.note(BURST - 1, 200, 0, now).unwrap();
+        assert!(at_once(&watch), "not a burst yet");
+        watch.note(1, 50, 0, now).unwrap();
+        assert!(!at_once(&watch) || now.elapsed() > LULL);
+        assert!(wakes(&watch, Duration::from_secs(5)));
+        watch.note(BURST + 1, PLENTY, 0, now).unwrap();
+        assert!(wakes(&watch, LULL / 2), "much has gathered already");
+    }
+
+    #[test]
+    fn waiting_for_little_ends_and_does_not_begin_again_at_once() {
+        let (mut watch, _far) = watch();
+        let now = Instant::now();
+        watch.note(BURST, 200, 0, now).unwrap();
+        for _ in 0..=CALM {
+            assert!(matches!(watch.mode, Mode::Timer { .. }));
+            watch.note(BURST, 200, 0, now).unwrap();
+        }
+        assert!(matches!(watch.mode, Mode::Socket { .. }));
+        assert!(at_once(&watch));
+        watch.note(BURST, 200, 0, now).unwrap();
+        assert!(matches!(watch.mode, Mode::Socket { .. }));
+        watch.note(BURST, 200, 0, now + REST).unwrap();
+        assert!(matches!(watch.mode, Mode::Timer { .. }));
+    }
+
+    #[test]
+    fn a_requester_with_many_under_way_waits_for_fewer_at_a_time() {
+        let (mut watch, _far) = watch();
+        let now = Instant::now();
+        watch.note(BURST, 200, 100, now).unwrap();
+        for _ in 0..3 * CALM {
+            watch.note(2, 100, 100, now).unwrap();
+        }
+        assert!(matches!(watch.mode, Mode::Timer { .. }));
+        assert_eq!((lull(0), lull(80), lull(usize::MAX)), (LULL, 2 * LULL, 3 * LULL));
+    }
+
+    #[test]
+    fn who_has_stopped_is_not_woken_even_by_the_end() {
+        let (mut watch, far) = watch();
+        watch.note(BURST, 200, 0, Instant::now()).unwrap();
+        watch.stop();
+        drop(far);
+        assert!(!wakes(&watch, 2 * LULL));
+        watch.start().unwrap();
+        assert!(at_once(&watch));
     }
 }
