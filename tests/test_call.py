@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Annotated, Any
 
 import pytest
 
 import reqtt
 from conftest import Broker
-from reqtt import Client, Request, Requester, RequestError, Responder, Response, Router, responder
+from reqtt import Client, Depends, Request, Requester, RequestError, Responder, Response, Router, responder
 from reqtt.testing import call
 
 
@@ -193,6 +195,23 @@ async def test_what_a_handler_learns_of_its_request() -> None:
     assert seen == ["mine", 2, 4, fake]
     await call(look, "look", message_expiry_interval=60)
     assert seen[4:] == ["clients/test/responses/call", 1, 60, None]
+
+
+async def test_dependencies_open_and_close_around_the_handler() -> None:
+    steps: list[str] = []
+
+    async def session(app: Responder) -> AsyncIterator[str]:
+        steps.append("open")
+        yield app.state.name
+        steps.append("close")
+
+    @responder("look")
+    async def look(name: Annotated[str, Depends(session)]) -> str:
+        steps.append("handler")
+        return name
+
+    assert (await call(look, "look", state=SimpleNamespace(name="pool"))).text == "pool"
+    assert steps == ["open", "handler", "close"]
 
 
 async def test_a_handler_that_hangs_is_a_timeout() -> None:

@@ -11,12 +11,14 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from reqtt._core import Request, Response, _response, check_topic, topic_matches
 from reqtt._status import error_from_response
 from reqtt.errors import NoMatchingSubscribers, ReqttError, ResponseTimeout
-from reqtt.responder import Middleware, ResponderSpec, collect, compile_runner
+from reqtt.responder import Middleware, ResponderSpec, compile_runner
+from reqtt.router import collect
 
 if TYPE_CHECKING:
     from reqtt.client import Client, Properties
@@ -43,6 +45,7 @@ async def call(
     correlation_data: bytes | None = None,
     response_topic: str | None = None,
     client: Client | Any = None,
+    state: Any = None,
     middleware: Sequence[Middleware] = (),
     interop: Literal["plain", "azure"] = "plain",
 ) -> Response: ...
@@ -62,6 +65,7 @@ async def call(
     correlation_data: bytes | None = None,
     response_topic: str | None = None,
     client: Client | Any = None,
+    state: Any = None,
     middleware: Sequence[Middleware] = (),
     interop: Literal["plain", "azure"] = "plain",
 ) -> T: ...
@@ -80,6 +84,7 @@ async def call(
     correlation_data: bytes | None = None,
     response_topic: str | None = None,
     client: Client | Any = None,
+    state: Any = None,
     middleware: Sequence[Middleware] = (),
     interop: Literal["plain", "azure"] = "plain",
 ) -> Any:
@@ -97,6 +102,8 @@ async def call(
         timeout: seconds, above 0, until the handler is cancelled; also what `request.remaining()` starts
             from, unless `message_expiry_interval` says otherwise.
         client: what a parameter annotated with `Client` gets.
+        state: what handlers and dependencies find as `app.state`; None: an empty namespace. Of a `Responder`
+            there are only `state` and `client`; lifespans do not run.
         middleware, interop: as in `Responder`.
 
     Raises:
@@ -130,7 +137,10 @@ async def call(
     )
     # What a file would add is that an answer outlives the process.
     spec = replace(spec, deduplicate=bool(spec.deduplicate))
-    run = compile_runner(spec, client=client, executor=None, middleware=middleware, interop=interop)
+    app: Any = SimpleNamespace(
+        client=client, state=SimpleNamespace() if state is None else state, _finishing=set()
+    )
+    run = compile_runner(spec, client=client, workers=None, middleware=middleware, interop=interop, app=app)
     scope = asyncio.timeout(timeout)
     try:
         async with scope:
