@@ -83,6 +83,8 @@ def _measure(requester: Adapter, responder: Adapter | None, settings: Settings, 
     # Four digits are more than the next run will agree to.
     row["percentiles_us"] = [float(f"{value:.4g}") for value in result["percentiles_us"]]
     row["peak_mib"] = asking.memory("VmHWM")
+    if responder:
+        row["responder_peak_mib"] = children["responder"].memory("VmHWM")
     row["others"] = max(0.0, others / wall / (os.cpu_count() or 1))
     row["cpu"] = {name: seconds / wall for name, seconds in used.items()}
     failures = {name: result[name] for name in ("wrong", "timeouts", "errors") if result[name]}

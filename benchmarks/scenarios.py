@@ -129,6 +129,17 @@ def _cold(options: Options) -> Iterator[Group]:
     yield [Cell(name, "limit", options.settings()) for name in options.chosen(*LIBRARIES)]
 
 
+def _stream(options: Options) -> Iterator[Group]:
+    for qos in options.qos or (1,):
+        for payload in options.payload or (100,):
+            settings = options.settings(qos=qos, payload=payload)
+            requests = [replace(settings, in_flight=number) for number in options.in_flight or (100, 1000)]
+            yield [
+                Cell("variants", "variants", each)
+                for each in (*requests, replace(settings, handler="stream"))
+            ]
+
+
 SCENARIOS: dict[str, Callable[[Options], Iterator[Group]]] = {
     "compare": _compare,
     "payload": _payload,
@@ -138,6 +149,7 @@ SCENARIOS: dict[str, Callable[[Options], Iterator[Group]]] = {
     "threads": _threads,
     "growth": _growth,
     "cold": _cold,
+    "stream": _stream,
 }
 
 

@@ -30,7 +30,8 @@ class Settings:
     hog: bool = False
     # Bodies are JSON objects.
     json: bool = False
-    # How reqtt's handler is written: "bytes", "def" (a worker thread) or "json" (a typed argument).
+    # How reqtt's handler is written: "bytes", "def" (a worker thread), "json" (a typed argument) or "stream"
+    # (a request takes the next item of one stream).
     handler: str = "bytes"
     # How many of each there are in one process.
     requesters: int = 1

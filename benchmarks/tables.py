@@ -239,6 +239,39 @@ def _cold(rows: list[Row]) -> Iterable[str]:
     yield table(groups(rows)[0], lambda row: row["requester"], parts)
 
 
+def _stream(rows: list[Row]) -> Iterable[str]:
+    for group in groups(rows):
+        requests: dict[int, float] = {}
+        for row in group:
+            if row["settings"]["handler"] != "stream" and "rps" in row:
+                requests[row["round"]] = max(row["rps"], requests.get(row["round"], 0.0))
+        for row in group:
+            if row["round"] in requests and "rps" in row:
+                row["ratio"] = row["rps"] / requests[row["round"]]
+        s = group[0]["settings"]
+        columns: list[Column] = [
+            ("req/s, items/s", lambda row: row["rps"], plain),
+            ("x best requests", lambda row: row.get("ratio"), digits),
+            ("items", lambda row: row["completed"], plain),
+            CPU_REQUESTER,
+            CPU_RESPONDER,
+            CPU_BROKER,
+            ("requester MiB", lambda row: row["peak_mib"], one),
+            ("responder MiB", lambda row: row["responder_peak_mib"], one),
+        ]
+        yield f"**{size(s['payload'])}, QoS {s['qos']}**"
+        group.sort(key=lambda row: (row["settings"]["handler"] == "stream", row["settings"]["in_flight"]))
+        yield table(
+            group,
+            lambda row: (
+                "a stream"
+                if row["settings"]["handler"] == "stream"
+                else f"requests, {row['settings']['in_flight']} in flight"
+            ),
+            columns,
+        )
+
+
 RENDER: dict[str, Callable[[list[Row]], Iterable[str]]] = {
     "compare": _compare,
     "payload": _payload,
@@ -248,6 +281,7 @@ RENDER: dict[str, Callable[[list[Row]], Iterable[str]]] = {
     "threads": _threads,
     "growth": _growth,
     "cold": _cold,
+    "stream": _stream,
 }
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from reqtt.testing import LoopbackBroker
 
 
 @contextmanager
-def broker_url(description: str | None, response_information: str | None = None) -> Iterator[str]:
+def broker_url(
+    description: str | None, response_information: str | None = None
+) -> Generator[str, None, None]:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--url", help="e.g. mqtt://localhost:1883 (default: a loopback broker)")
     url: str | None = parser.parse_args().url

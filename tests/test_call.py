@@ -249,6 +249,15 @@ async def test_a_topic_that_nobody_answers() -> None:
     assert (caught.value.topic, caught.value.reason_code) == ("txt/a", 0x10)
 
 
+async def test_a_handler_that_streams_is_for_a_broker() -> None:
+    @responder("count")
+    async def count() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match=r"count streams, and a call has one response: .* requester\.stream"):
+        await call(count, "count")
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "kind"),
     [

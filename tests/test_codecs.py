@@ -38,7 +38,12 @@ class Color(enum.Enum):
 def registry(monkeypatch):
     monkeypatch.setattr(codecs, "_registry", [])
     yield
-    for cache in (codecs._encoder_of, codecs._compiled_encoder, codecs._compiled_decoder):
+    for cache in (
+        codecs._encoder_of,
+        codecs._encoder_under,
+        codecs._compiled_encoder,
+        codecs._compiled_decoder,
+    ):
         cache.cache_clear()
 
 
@@ -322,6 +327,55 @@ class Door:
 @dataclasses.dataclass
 class House:
     room: Room
+
+
+@pytest.mark.parametrize("content_type", ["application/msgpack", "application/x-msgpack", "a/b+msgpack"])
+def test_content_type_chooses_messagepack(content_type):
+    value = Reading(1.5, datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC))
+    payload, said, indicator = codecs.encode(value, content_type)
+    assert (payload, said, indicator) == (msgspec.msgpack.encode(value), content_type, None)
+    assert codecs.decode(payload, Reading, said) == value
+
+
+def test_content_type_chooses_json_under_any_of_its_names():
+    assert codecs.encode(Lamp("a"), "application/x+json") == (
+        b'{"name":"a","level":0}',
+        "application/x+json",
+        1,
+    )
+
+
+@pytest.mark.parametrize("value", [b"\x00", bytearray(b"\x00"), "text", None])
+def test_bytes_and_text_are_what_their_sender_says(value):
+    payload, said, _ = codecs.encode(value, "application/x-none")
+    assert (payload, said) == (codecs.encode(value)[0], "application/x-none")
+
+
+@pytest.mark.parametrize("value", [{}, 1, Lamp("a"), Color.RED])
+def test_content_type_that_nobody_registered_is_a_value_error_that_says_what_to_do(value):
+    with pytest.raises(
+        ValueError, match=r'no codec for Content Type "application/x-none": .*codecs\.register'
+    ):
+        codecs.encode(value, "application/x-none")
+
+
+def test_registered_content_type_is_sent_what_its_format_has(registry):
+    seen = []
+    codecs.register("a/x", encode=lambda value: seen.append(value) or b"x", decode=bytes)
+    assert codecs.encode(Lamp("a"), "A/x; v=1") == (b"x", "A/x; v=1", None)
+    assert codecs.compile_encoder(list[Lamp], "a/x")([Lamp("b")])[0] == b"x"
+    assert seen == [{"name": "a", "level": 0}, [{"name": "b", "level": 0}]]
+    codecs.register("a/x", types=[Lamp], encode=lambda value: value.name.encode(), decode=bytes)
+    assert codecs.encode(Lamp("c"), "a/x")[0] == b"c"
+
+
+def test_pydantic_model_is_sent_as_messagepack():
+    class Model(pydantic.BaseModel):
+        level: int
+
+    payload, said, _ = codecs.encode(Model(level=1), "application/msgpack")
+    assert msgspec.msgpack.decode(payload) == {"level": 1}
+    assert codecs.decode(payload, Model, said) == Model(level=1)
 
 
 def test_pydantic_model_is_read_and_written_by_alias():

@@ -32,6 +32,13 @@ LINES = {
         r"Response Information: None",
         r"answer on clients/panel-7/responses/\S{16}$",
     ],
+    "stream": [
+        r"kettle-1: 20 °C",
+        r"kettle-1: 100 °C",
+        r"kettle-1: off",
+        r"kettle-2: 20 °C, that is enough",
+        r"kettle-2: off",
+    ],
     "will_message": [
         r"device: .*loses power",
         r"watchdog: panel-7 is gone, answer to wills/panel-7/handled",
@@ -123,6 +130,7 @@ LINES = {
         r'PUT /cmnd/cellar/ON +404 {"detail":"no such light"}',
         r'PUT /nowhere/bedroom/ON +503 {"detail":"nobody there"}',
     ],
+    "operation": [r"lamp: on at the second attempt", r"not sent: invalid device for a topic: .* / "],
     "shared_subscription": [r"anna: +\d+ #+$", r"bert: +\d+ #+$", r"20 responses to 20 requests, 0 answered"],
 }
 

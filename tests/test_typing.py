@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "typing").glob("*.py"))
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -15,8 +18,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_types_are_inferred_as_promised() -> None:
-    done = run("mypy", "--strict", "tests/typing/inference.py")
+def test_types_are_inferred_as_promised_and_wrong_use_is_refused_by_mypy() -> None:
+    # Strict, it reports `# type: ignore` where there is nothing to ignore.
+    done = run("mypy", "--strict", *FILES)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(120)
+def test_types_are_inferred_as_promised_and_wrong_use_is_refused_by_pyright() -> None:
+    # pyproject.toml names the files, and says that it reports such a comment, too.
+    done = run("basedpyright")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -53,10 +53,13 @@ from reqtt.errors import (
 )
 from reqtt.gather import Gather
 from reqtt.lifespan import Lifespan
+from reqtt.operation import Operation, operation
 from reqtt.requester import Requester, ResponseTopic
 from reqtt.responder import Middleware, responder
+from reqtt.retry import Retry
 from reqtt.router import Router
 from reqtt.serving import Responder
+from reqtt.stream import Stream
 
 if _typing.TYPE_CHECKING:
     from reqtt.discovery import Discovery, HandlerInfo, HandlerStats, ResponderInfo, discover
@@ -86,6 +89,7 @@ __all__ = [
     "Middleware",
     "NoMatchingSubscribers",
     "NotFound",
+    "Operation",
     "OutgoingRequest",
     "PacketTooLarge",
     "Properties",
@@ -106,9 +110,11 @@ __all__ = [
     "Response",
     "ResponseTimeout",
     "ResponseTopic",
+    "Retry",
     "Router",
     "Scram",
     "Stats",
+    "Stream",
     "SubscribeError",
     "Subscription",
     "TlsOptions",
@@ -117,6 +123,7 @@ __all__ = [
     "__version__",
     "codecs",
     "discover",
+    "operation",
     "responder",
 ]
 

@@ -139,6 +139,7 @@ def register(
     _registry.insert(0, _Registered(content_type, classes, encode, decode, payload_format_indicator))
     _encoder_of.cache_clear()
     _compiled_encoder.cache_clear()
+    _encoder_under.cache_clear()
     _compiled_decoder.cache_clear()
 
 
@@ -150,17 +151,21 @@ def essence(content_type: str | None) -> str:
 # --- encode ---------------------------------------------------------------------------------------
 
 
-def encode(value: Payload) -> Encoded:
+def encode(value: Payload, content_type: str | None = None) -> Encoded:
     """Payload, Content Type and Payload Format Indicator for a value, by its type (section 3.3.2.3).
 
+    With a Content Type it is encoded as that: JSON, MessagePack, or what was registered. Bytes and text go as
+    they are under any.
+
     Raises:
-        TypeError, ValueError: no codec can encode it.
+        TypeError, ValueError: no codec can encode it, or there is none for this Content Type.
 
     Example:
         encode({"power": "ON"})  # (b'{"power":"ON"}', "application/json", 1)
+        encode([1], "application/msgpack")  # (b"\\x91\\x01", "application/msgpack", None)
     """
     cls: Any = type(value)
-    return _encoder_of(cls)(value)
+    return _encoder_of(cls)(value) if content_type is None else _encoder_under(cls, content_type)(value)
 
 
 def encoder_for(value_or_type: Any) -> Encoder:
@@ -175,9 +180,62 @@ def encoder_for(value_or_type: Any) -> Encoder:
     return _encoder_of(cls)
 
 
-def compile_encoder(annotation: Any) -> Encoder:
-    """The encoder for results annotated like this. Bytes and None go as they are, `Any` goes by the value."""
-    return _cached(_compiled_encoder, annotation)
+def compile_encoder(annotation: Any, content_type: str | None = None) -> Encoder:
+    """The encoder for results annotated like this. Bytes and None go as they are, `Any` goes by the value.
+
+    With a Content Type, as `encode` does with one.
+
+    Raises:
+        ValueError: no codec for the Content Type.
+    """
+    if content_type is None:
+        return _cached(_compiled_encoder, annotation)
+    return _encoder_under(without_extras(annotation), content_type)
+
+
+@functools.lru_cache(maxsize=1024)
+def _encoder_under(annotation: Any, content_type: str) -> Encoder:
+    plain = _cached(_compiled_encoder, annotation)
+    bare, _ = without_none(annotation)
+
+    def as_it_is(value: Any) -> Encoded:
+        payload, _, indicator = plain(value)
+        return payload, content_type, indicator
+
+    if bare in (Any, object):
+        return lambda value: encode(value, content_type)
+    if bare is _NONE or (
+        isinstance(bare, type) and issubclass(bare, (*_BYTES, str)) and not issubclass(bare, enum.Enum)
+    ):
+        return as_it_is
+    kind = essence(content_type)
+    entry = _registered_under(kind)
+    if entry is None and _is_json(kind):
+        return as_it_is
+    if entry is not None:
+        dump, indicator = functools.partial(_dump, entry), entry.payload_format_indicator
+    elif _is_msgpack(kind):
+        dump, indicator = functools.partial(msgspec.msgpack.encode, enc_hook=_enc_hook), None
+    else:
+        raise ValueError(
+            f'no codec for Content Type "{content_type[:64]}": add one with reqtt.codecs.register,'
+            " or encode the payload and give bytes"
+        )
+
+    def encode_under(value: Any) -> Encoded:
+        if value is None or isinstance(value, _BYTES):
+            return as_it_is(value)
+        return dump(value), content_type, indicator
+
+    return encode_under
+
+
+def _dump(entry: _Registered, value: Any) -> bytes:
+    # A codec of no types of its own knows what its format has: dicts, lists, numbers.
+    own = isinstance(value, entry.types)
+    return bytes(
+        entry.encode(value if own else msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_enc_hook))
+    )
 
 
 def content_of(annotation: Any) -> tuple[str, int | None] | None:
@@ -422,9 +480,9 @@ def _structured_decoder(annotation: Any) -> Decoder[Any]:
             if content_type is None or content_type == JSON:
                 return decode_json(payload)
             kind = essence(content_type)
-            if kind in ("", "text/json") or kind.endswith("+json") or kind == JSON:
+            if not kind or _is_json(kind):
                 return decode_json(payload)
-            if kind in _MSGPACK or kind.endswith("+msgpack"):
+            if _is_msgpack(kind):
                 return decode_msgpack(payload)
             value = _decode_by_content_type(payload, kind)
             if value is not _UNKNOWN:
@@ -464,8 +522,20 @@ class _Unknown(enum.Enum):
 _UNKNOWN = _Unknown.UNKNOWN
 
 
+def _registered_under(kind: str) -> _Registered | None:
+    return next((entry for entry in _registry if essence(entry.content_type) == kind), None)
+
+
+def _is_json(kind: str) -> bool:
+    return kind in (JSON, "text/json") or kind.endswith("+json")
+
+
+def _is_msgpack(kind: str) -> bool:
+    return kind in _MSGPACK or kind.endswith("+msgpack")
+
+
 def _decode_by_content_type(payload: bytes, kind: str) -> Any:
-    entry = next((entry for entry in _registry if essence(entry.content_type) == kind), None)
+    entry = _registered_under(kind)
     return _UNKNOWN if entry is None else _call(entry, payload)
 
 

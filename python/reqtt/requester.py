@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
-from reqtt import _core
+from reqtt import _core, codecs
 from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ReqttError
 from reqtt.gather import Gather, GatherState
+from reqtt.retry import Latencies, Retry, check_retry
+from reqtt.stream import FIRST_CREDIT, SILENCE, Stream, StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,6 +66,7 @@ class Requester(_core.Requester):
         middleware: `async def (request, call_next) -> Response`, around each `request`; the first is
             outermost. The request is an `OutgoingRequest`. With middleware, a request starts when it is
             awaited; `gather` goes without.
+        retry: of requests that bring none of their own; None: a request is asked once.
         client_options: those of `Client`, where a URL is given.
 
     Raises:
@@ -90,12 +94,14 @@ class Requester(_core.Requester):
         correlation: Literal["data", "topic"] = "data",
         interop: Literal["plain", "azure"] = "plain",
         middleware: Sequence[RequesterMiddleware] = (),
+        retry: Retry | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> Self:
         if correlation not in ("data", "topic"):
             raise ValueError(f"correlation={correlation!r} does not exist: use 'data' or 'topic'")
         if interop not in ("plain", "azure"):
             raise ValueError(f"interop={interop!r} does not exist: use 'plain' or 'azure'")
+        check_retry(retry)
         return super().__new__(
             cls,
             qos=qos,
@@ -105,6 +111,7 @@ class Requester(_core.Requester):
             resend=resend,
             match_by_topic=correlation == "topic",
             azure=interop == "azure",
+            retry=retry or None,
         )
 
     def __init__(
@@ -120,6 +127,7 @@ class Requester(_core.Requester):
         correlation: Literal["data", "topic"] = "data",
         interop: Literal["plain", "azure"] = "plain",
         middleware: Sequence[RequesterMiddleware] = (),
+        retry: Retry | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> None:
         if isinstance(response_topic, str):
@@ -131,7 +139,11 @@ class Requester(_core.Requester):
             )
         self.client, self._owns_client = own_or_shared(client, client_options)
         self._response_topic = response_topic
+        self._correlation = correlation
+        self._latencies = Latencies()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._timeout = timeout
+        self._by_topic = correlation == "topic"
         if middleware:
             from reqtt.middleware import layered
 
@@ -246,11 +258,87 @@ class Requester(_core.Requester):
             lambda item, end: self._gather(topic, payload, item, end, stall=stall, **options),
         )
 
+    @overload
+    def stream(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: None = None,
+        idle_timeout: float | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Stream[_core.Response]: ...
+    @overload
+    def stream(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: type[T],
+        idle_timeout: float | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Stream[T]: ...
+    def stream(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: Any = None,
+        idle_timeout: float | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Stream[Any]:
+        """Sends one request to a responder that streams (an async generator), and takes its items in order.
+
+        Each item comes once, and a lost one is an error. The responder makes no more items than this side
+        takes: at most 256 are under way, fewer if they are large. Leaving the loop tells the responder, which
+        closes its generator. A responder that does not stream gives one item. Where several respond, the
+        first to begin is taken, and the others are told to stop.
+
+        Args:
+            topic, payload, response_type: as in `request`.
+            idle_timeout: seconds, above 0, for each item after the first; None: as long as the responder is
+                there.
+            options: those of `request`. `timeout` is for all steps until the first item.
+
+        Raises:
+            InvalidTopic, ValueError, TypeError: in the call.
+            ResponseTimeout: no first item within `timeout`, or no next one within `idle_timeout`, or the
+                responder is gone (30 s of silence).
+            RemoteError: the responder failed; after the items that it had sent.
+            InvalidResponse: an item is missing, or is numbered by no rule.
+            DecodeError: an item is not what `response_type` says.
+            ReqttError: what else `request` raises of the connection and the broker.
+
+        Example:
+            async for line in req.stream("logs/heater/follow", response_type=str, idle_timeout=60):
+                print(line)
+        """
+        if idle_timeout is not None and not (idle_timeout > 0 and math.isfinite(idle_timeout)):
+            raise ValueError(f"idle_timeout={idle_timeout} is no time: use finite seconds above 0, or None")
+        if self._by_topic:
+            raise ValueError('stream() needs Correlation Data: open a requester without correlation="topic"')
+        timeout = options.get("timeout")
+        state = StreamState(
+            self.client,
+            self._give_up,
+            topic=topic,
+            timeout=self._timeout if timeout is None else timeout,
+            idle_timeout=idle_timeout,
+            decode=None if response_type is None else codecs.compile_decoder(response_type),
+        )
+        return Stream(
+            state,
+            lambda item, end: self._gather(
+                topic, payload, item, end, stall=SILENCE, credit=FIRST_CREDIT, **options
+            ),
+        )
+
     def request_sync(self, topic: str, payload: Payload = b"", **options: Any) -> Any:
         """`request` for a thread that has no event loop: waits there, while the requester's loop works.
 
-        Takes what `request` takes, returns and raises the same. On the loop's own thread it would wait for
-        itself: a RuntimeError there. `KeyboardInterrupt` gives the request up at once.
+        Takes what `request` takes, `retry` and `hedge` too, returns and raises the same. On the loop's own
+        thread it would wait for itself: a RuntimeError there. `KeyboardInterrupt` gives the request up at
+        once.
 
             response = await asyncio.to_thread(req.request_sync, "cmnd/lamp/power", "ON")
         """

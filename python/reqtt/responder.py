@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from reqtt.journal import Journal
     from reqtt.lifespan import Lifespan
     from reqtt.serving import Responder
+    from reqtt.streaming import Control
 else:
     from reqtt import _msgspec as msgspec
 
@@ -124,6 +125,13 @@ class ResponderSpec:
     lifespans: tuple[Lifespan, ...] = field(default=(), repr=False)
 
     @property
+    def streams(self) -> bool:
+        """Whether the handler is an async generator."""
+        return inspect.isasyncgenfunction(_body(self.handler))
+
+    content_type: str | None = None  # of what it returns; None: what the annotation says
+
+    @property
     def name(self) -> str:
         """The handler's name for logs and errors."""
         return name_of(self.handler)
@@ -163,6 +171,9 @@ def responder(
     single parameter that remains, gets the payload, decoded as its annotation says (bytes without one). An
     empty payload takes the default of that parameter where it has one.
 
+    An `async def` with `yield` streams: each item is encoded like a result, by the annotation's item type
+    (`AsyncIterator[Reading]`). Its requests are acknowledged on receipt, and `timeout` is for each item.
+
     `async def` runs on the event loop, `def` in a worker thread. The result is the response: None is an empty
     success, a `Response` is sent as it is, anything else is encoded by the return annotation or by its type.
     `RequestError` is an error response; any other exception is a 500 without detail, and is logged.
@@ -185,7 +196,8 @@ def responder(
 
     Raises:
         InvalidTopic: the filter is not valid.
-        ValueError, TypeError: an option out of range; a parameter that nothing can fill.
+        ValueError, TypeError: an option out of range; a parameter that nothing can fill; a generator that is
+            not async, or one with deduplicate="disk".
 
     Example:
         @responder("cmnd/{device}/power")
@@ -206,17 +218,21 @@ def responder(
     )
 
     def decorate(handler: F) -> F:
-        spec = specify(handler, sys._getframe(1))
-        others = tuple(replace(other, also=()) for other in specs_on(handler) if place(other) != place(spec))
-        try:
-            setattr(handler, ATTRIBUTE, replace(spec, also=others))
-        except AttributeError:
-            raise TypeError(
-                f"{spec.name} cannot carry a specification: decorate the function, or a method in its class"
-            ) from None
-        return handler
+        return attach(handler, specify(handler, sys._getframe(1)))
 
     return decorate
+
+
+def attach(handler: F, spec: ResponderSpec) -> F:
+    """Lets the handler carry its specification, beside those it has for other filters."""
+    others = tuple(replace(other, also=()) for other in specs_on(handler) if place(other) != place(spec))
+    try:
+        setattr(handler, ATTRIBUTE, replace(spec, also=others))
+    except AttributeError:
+        raise TypeError(
+            f"{spec.name} cannot carry a specification: decorate the function, or a method in its class"
+        ) from None
+    return handler
 
 
 def specifier(
@@ -245,6 +261,8 @@ def specifier(
 
     def specify(handler: Callable[..., Any], frame: FrameType) -> ResponderSpec:
         arguments, returns = _bind(handler, captures, frame)
+        if deduplicate == "disk" and inspect.isasyncgenfunction(_body(handler)):
+            raise TypeError(f'{name_of(handler)}: a stream cannot be kept by deduplicate="disk"')
         return ResponderSpec(
             handler=handler,
             topic_filter=topic_filter,
@@ -366,10 +384,8 @@ def _bind(
         raise TypeError(f"@responder decorates a function, not {handler!r}")
     name = name_of(handler)
     inner = _unwrapped(handler)
-    if inspect.isasyncgenfunction(_body(handler)) or inspect.isgeneratorfunction(_body(handler)):
-        raise TypeError(
-            f"{name}: streaming handlers (generators) are not supported: return the whole response"
-        )
+    if inspect.isgeneratorfunction(_body(handler)):
+        raise TypeError(f"{name}: only async generators stream: write `async def` with `yield`")
     hints = _hints(handler, inner, frame)
     parameters = list(inspect.signature(handler).parameters.values())
     if is_method(handler):
@@ -409,6 +425,8 @@ def _bind(
         except TypeError as error:
             raise TypeError(f"{name}: argument {parameter.name!r}: {error}") from None
     returns = hints.get("return", _EMPTY)
+    if inspect.isasyncgenfunction(_body(handler)):
+        returns = next(iter(get_args(codecs.without_extras(returns))), _EMPTY)
     try:
         _encoder(returns)
     except TypeError as error:
@@ -683,14 +701,14 @@ def _caller(
 # --- from a result to a reply ---------------------------------------------------------------------
 
 
-def _encoder(returns: Any) -> codecs.Encoder:
+def _encoder(returns: Any, content_type: str | None = None) -> codecs.Encoder:
     if returns is _EMPTY or returns is None or returns is Response:
-        return codecs.encode
-    return codecs.compile_encoder(returns)
+        returns = Any
+    return codecs.compile_encoder(returns, content_type)
 
 
 def _replier(spec: ResponderSpec, interop_azure: bool) -> Callable[[Any], Reply]:
-    encoder = _encoder(spec.returns)
+    encoder = _encoder(spec.returns, spec.content_type)
 
     def reply(result: Any) -> Reply:
         if isinstance(result, Response):
@@ -794,13 +812,14 @@ def compile_runner(
     middleware: Sequence[Middleware] = (),
     interop: Literal["plain", "azure"] = "plain",
     journal: Callable[[], Journal] | None = None,
+    control: Control | None = None,
     app: Responder | None = None,
     around: Callable[[Runner], Runner] | None = None,
 ) -> Runner:
     """The coroutine function that answers one request; to be run as a task of its own. Plain functions run in
     `workers`, without them in the threads of the loop. `journal` gives what keeps answers beyond the life of
-    the process, where the handler asks for that. `middleware` goes around that of the routers, and `around`
-    around all that ends with the answer.
+    the process, where the handler asks for that; `control` is for streams. `middleware` goes around that of
+    the routers, and `around` around all that ends with the answer.
 
     It ends each request with one `_reply` or `_done`, and raises nothing but CancelledError,
     KeyboardInterrupt and SystemExit, after having answered.
@@ -811,6 +830,11 @@ def compile_runner(
     azure = interop == "azure"
     reply_to = _replier(spec, azure)
     handle, opened = _handle(spec, client, workers, app)
+    if spec.streams:
+        from reqtt.streaming import compile_streamer
+
+        runner: Runner = compile_streamer(spec, handle, middleware=middleware, azure=azure, control=control)
+        return _complete(runner, spec, around, opened, app)
     if middleware:
         handle = _with_middleware(handle, reply_to, middleware)
     if spec.timeout is not None:
@@ -852,7 +876,17 @@ def compile_runner(
             raise raised
         return reply[1]
 
-    runner: Runner = run if journal is None else _once(run, spec, azure, journal)
+    runner = run if journal is None else _once(run, spec, azure, journal)
+    return _complete(runner, spec, around, opened, app)
+
+
+def _complete(
+    runner: Runner,
+    spec: ResponderSpec,
+    around: Callable[[Runner], Runner] | None,
+    opened: Open | None,
+    app: Responder | None,
+) -> Runner:
     if around is not None:
         runner = around(runner)
     if opened is not None:
@@ -943,6 +977,10 @@ def _handle(
 def _as_coroutine(
     spec: ResponderSpec, call: Callable[..., Any], workers: Workers | None
 ) -> Callable[..., Awaitable[Any]]:
+    if spec.streams:
+        from reqtt.streaming import streamed
+
+        return streamed(spec, call)
     if inspect.iscoroutinefunction(_body(spec.handler)):
         return call
 

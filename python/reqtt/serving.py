@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from reqtt._options import ClientOptions
     from reqtt.discovery import Discovery, Presence
     from reqtt.journal import Journal
+    from reqtt.streaming import Control
 
 __all__ = ["Responder"]
 
@@ -111,6 +112,7 @@ class Responder:
             self._presence = Presence(discovery, self._specs)
         # Compiled now: a middleware that is none must not surface with the first request.
         self._workers = _workers(self._specs)
+        self._control = _control(self._specs, self.client)
         self._runners = [
             compile_runner(
                 spec,
@@ -119,6 +121,7 @@ class Responder:
                 middleware=tuple(middleware),
                 interop=interop,
                 journal=self._opened_journal,
+                control=self._control,
                 app=self,
                 around=None if self._presence is None else self._presence.counting(number),
             )
@@ -153,6 +156,8 @@ class Responder:
                 await self._subscribe()
             except BaseException:
                 self.client._connection.close_responders(self._ids)
+                if self._control is not None:
+                    self._control.close()
                 try:
                     await self._lifespans.leave()
                 finally:
@@ -176,6 +181,8 @@ class Responder:
             await asyncio.to_thread(journal.close)
 
     async def _subscribe(self) -> None:
+        if self._control is not None:
+            await self._control.open()
         calls = []
         for spec, runner in zip(self._specs, self._runners, strict=True):
             number, call = self.client._connection.respond(
@@ -184,7 +191,8 @@ class Responder:
                 group=spec.group,
                 qos=spec.qos,
                 concurrency=spec.concurrency,
-                ack_on_receipt=spec.ack == "on_receipt",
+                # A stream may last for ever: its request would take room in the broker's in-flight window.
+                ack_on_receipt=spec.streams or spec.ack == "on_receipt",
                 deduplicate=bool(spec.deduplicate),
                 run_without_response_topic=spec.without_response_topic == "run",
                 allowed_response_topics=list(spec.allowed_response_topics),
@@ -261,6 +269,8 @@ class Responder:
                 connection.close_responders(self._ids)
         finally:
             self._ids.clear()
+            if self._control is not None:
+                self._control.close()
             self.client._responders.discard(self)
             if self._workers is not None:
                 # A thread that is stuck is left behind: it must not hold up the end.
@@ -296,8 +306,18 @@ class Responder:
 
 
 def _workers(specs: list[ResponderSpec]) -> Workers | None:
-    threads = sum(spec.concurrency for spec in specs if not inspect.iscoroutinefunction(spec.handler))
+    threads = sum(
+        spec.concurrency for spec in specs if not (spec.streams or inspect.iscoroutinefunction(spec.handler))
+    )
     return Workers(threads) if threads else None
+
+
+def _control(specs: list[ResponderSpec], client: Client) -> Control | None:
+    if not any(spec.streams for spec in specs):
+        return None
+    from reqtt.streaming import Control
+
+    return Control(client)
 
 
 def _journal_file(

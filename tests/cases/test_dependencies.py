@@ -591,3 +591,53 @@ async def test_a_function_that_gives_no_context_manager_surfaces_on_entering(bro
     with pytest.raises(TypeError, match="gave no async context manager, but 3"):
         async with Responder(broker.url, handler, lifespan=lambda app: 3):  # type: ignore[arg-type,return-value]
             raise AssertionError
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+async def test_dependencies_of_a_stream_live_as_long_as_it_and_see_what_it_raises(
+    broker: Any, serving: Factory, requester: Factory, topic: str
+) -> None:
+    order: list[Any] = []
+
+    async def session(app: Responder) -> AsyncIterator[str]:
+        try:
+            yield app.state.name
+        except RequestError as error:
+            order.append(error.message)
+            raise
+        finally:
+            order.append("closed")
+
+    async def around(request: Request, call_next: Any) -> Response:
+        request.state.user = "me"
+        response: Response = await call_next(request)
+        order.append("middleware")
+        return response
+
+    @responder(f"{topic}/fine")
+    async def fine(name: Annotated[str, Depends(session)], request: Request, body: int) -> AsyncIterator[str]:
+        for number in range(body):
+            assert "closed" not in order
+            yield f"{name} {request.state.user} {number}"
+
+    @responder(f"{topic}/broken")
+    async def broken(name: Annotated[str, Depends(session)]) -> AsyncIterator[str]:
+        yield name
+        raise RequestError(409, "busy")
+
+    discovery = reqtt.Discovery("streams", prefix=f"{topic}/discovery")
+    state = SimpleNamespace(name="house")
+    await serving(broker, fine, broken, middleware=[around], state=state, discovery=discovery)
+    req = await requester(broker)
+    assert [item.text async for item in req.stream(f"{topic}/fine", 3)] == [f"house me {n}" for n in range(3)]
+    await eventually(lambda: order == ["middleware", "closed"])
+    order.clear()
+    items = req.stream(f"{topic}/broken")
+    assert (await anext(items)).text == "house"
+    with pytest.raises(reqtt.RemoteError, match="busy"):
+        await anext(items)
+    await eventually(lambda: order == ["busy", "closed"])
+    [found] = await reqtt.discover(req, prefix=f"{topic}/discovery", stats=True, timeout=2, stall=0.2)
+    assert [(h.stats.requests, h.stats.errors) for h in found.handlers if h.stats] == [(1, 0), (1, 1)]

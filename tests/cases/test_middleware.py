@@ -161,6 +161,32 @@ async def test_a_retry_calls_the_next_again(
     assert len(tries) == 2
 
 
+async def test_a_retry_of_the_request_is_inside_its_middleware(
+    broker: Any, serving: Factory, requester: Factory, topic: str
+) -> None:
+    tries: list[int] = []
+
+    @responder(topic)
+    async def late() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise RequestError(503, "not yet")
+        return "at last"
+
+    through: list[str] = []
+
+    async def watch(request: OutgoingRequest, call_next: Any) -> Response:
+        through.append(request.topic)
+        assert "retry" in request.options
+        response: Response = await call_next(request)
+        return response
+
+    await serving(broker, late)
+    req = await requester(broker, middleware=[watch])
+    response = await req.request(topic, retry=reqtt.Retry(attempts=3, backoff=0.01))
+    assert (response.text, through, len(tries)) == ("at last", [topic], 3)
+
+
 # --- the requester's side -------------------------------------------------------------------------
 
 

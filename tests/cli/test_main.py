@@ -47,8 +47,12 @@ async def test_a_typing_error_is_one_line() -> None:
 
 
 async def test_a_shell_can_complete() -> None:
-    done = await run("--show-completion", "bash")
-    assert "_REQTT_COMPLETE" in done.text
+    # What the script of `--install-completion` asks.
+    asked = {"_REQTT_COMPLETE": "complete_bash", "COMP_WORDS": "reqtt re", "COMP_CWORD": "1"}
+    done = await run(env=asked)
+    assert done.text.split() == ["request", "respond"]
+    option = {**asked, "COMP_WORDS": "reqtt request --user", "COMP_CWORD": "2"}
+    assert (await run(env=option)).text.split() == ["--user-property", "--username"]
 
 
 async def test_a_url_with_a_wrong_scheme_does_not_show_its_password() -> None:

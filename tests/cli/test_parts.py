@@ -71,6 +71,17 @@ def test_unanswered_once_and_late_afterwards(expiry: int | None, deadline: float
     assert outcome(pairing.take(answer(), deadline + 101)) == "unknown"
 
 
+def test_a_stream_is_not_late_once_it_has_begun() -> None:
+    pairing = Pairing(10)
+    exchange = pairing.take(question(expiry=1), 0.0)
+    assert isinstance(exchange, Exchange)
+    for number in range(2000):
+        told = pairing.take(answer(user_properties={"rq-seq": str(number + 1)}), 0.5 + number * 0.1)
+        assert outcome(told) == "answered"
+        assert pairing.expire(0.5 + number * 0.1) == []
+    assert (exchange.latency, len(exchange.answers)) == (0.5, 1000)
+
+
 def test_other_messages_are_nothing() -> None:
     pairing = Pairing(10)
     assert pairing.take(Request("state/lamp", "ON"), 0.0) is None

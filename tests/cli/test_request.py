@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import pty
+import select
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,35 @@ async def test_the_password_comes_from_the_environment_and_is_never_shown(own_mo
     assert "REQTT_PASSWORD" in asked.complaint()
 
 
+async def test_the_password_is_asked_for_without_an_echo(own_mosquitto: Any) -> None:
+    broker = own_mosquitto(users={"panel": "open sesame"})
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *("request", "t", "-u", broker.url, "--username", "panel", "--password", "-"),
+        stdin=theirs,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment({}),
+        # Without the terminal of whoever runs the tests.
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        asked = await process.stderr.readuntil(b": ")
+        os.write(ours, b"open sesame\n")
+        rest = await process.stderr.read()
+        code = await process.wait()
+    os.set_blocking(ours, False)
+    echo = os.read(ours, 1000) if select.select([ours], [], [], 0)[0] else b""
+    os.close(ours)
+    os.close(theirs)
+    assert asked == b"Password of panel: "
+    assert b"sesame" not in rest + echo
+    # It was let in; there is nobody to answer.
+    assert code == 4, rest
+
+
 async def test_gather_takes_the_responses_of_all(broker: Any, serving: Factory, topic: str) -> None:
     for number in range(3):
 
@@ -183,6 +213,27 @@ async def test_gather_fills_a_table_on_a_terminal(broker: Any, house: str) -> No
     assert "ON" in shown
     assert "200" in shown
     assert "\x07" not in shown
+
+
+@pytest.mark.skipif(not hasattr(reqtt.Requester, "stream"), reason="this build has no streams")
+async def test_stream_follows_a_response_of_many_parts(broker: Any, serving: Factory, topic: str) -> None:
+    @responder(f"{topic}/{{n}}")
+    async def count(n: int) -> AsyncIterator[str]:
+        for number in range(n):
+            if number == 3:
+                raise reqtt.RequestError(409, "no more")
+            yield f"part {number}"
+
+    await serving(broker, count)
+    done = await run("request", f"{topic}/2", "--stream", "-u", broker.url)
+    assert (done.code, done.text) == (0, "part 0\npart 1\n")
+    failed = await run("request", f"{topic}/9", "--stream", "--json", "-u", broker.url)
+    items = [json.loads(line) for line in failed.text.splitlines()]
+    assert [item.get("payload") for item in items] == ["part 0", "part 1", "part 2", None]
+    assert items[-1]["error"]["status"] == 409
+    assert failed.code == 1
+    nobody = await run("request", f"{topic}-nobody", "--stream", "-u", broker.url)
+    assert nobody.code == 4
 
 
 async def test_a_terminal_is_not_commanded_by_a_payload(broker: Any, house: str) -> None:

@@ -39,6 +39,14 @@ async def requests_at_a_time(req: reqtt.Requester) -> None:
         assert_type(group.create_task(req.request("a")), asyncio.Task[reqtt.Response])
 
 
+async def streams(req: reqtt.Requester) -> None:
+    assert_type(req.stream("a"), reqtt.Stream[reqtt.Response])
+    async for response in req.stream("a", idle_timeout=1, timeout=2):
+        assert_type(response, reqtt.Response)
+    async with req.stream("a", response_type=Energy) as energies:
+        assert_type([energy async for energy in energies], list[Energy])
+
+
 async def a_type_is_passed_on(req: reqtt.Requester, kind: type[Energy]) -> Energy:
     return await req.request("a", response_type=kind)
 

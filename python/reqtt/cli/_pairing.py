@@ -14,6 +14,8 @@ Outcome = Literal["answered", "error", "late", "unanswered", "unknown"]
 
 # Requests that are open, or have ended and may still get a late response, at most.
 _KEPT: Final = 10_000
+# Responses that are kept of one exchange, the first: a stream may be long.
+_ANSWERS: Final = 1000
 # Seconds after its end in which a response is told to be late instead of unknown.
 _REMEMBERED: Final = 60.0
 
@@ -106,8 +108,12 @@ class Pairing:
             return Told("unknown", None, answer, message.topic)
         if message.dup and exchange.answers:
             return None
+        if "rq-seq" in properties and exchange.answers:
+            # A stream goes on as long as it likes, once it has begun.
+            exchange.deadline = max(exchange.deadline, now + self._timeout)
+            exchange.expired = False
         late = exchange.expired or now > exchange.deadline
-        if not late or not exchange.answers:
+        if len(exchange.answers) < _ANSWERS and not (late and exchange.answers):
             exchange.answers.append(answer)
         outcome: Outcome = "late" if late else "error" if answer.status >= 400 else "answered"
         return Told(outcome, exchange, answer, message.topic)

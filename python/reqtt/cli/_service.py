@@ -90,6 +90,9 @@ async def _access(request: reqtt.Request, call_next: Any) -> reqtt.Response:
     except reqtt.RequestError as error:
         status = error.status
         raise
+    except asyncio.CancelledError:
+        status = 503
+        raise
     finally:
         took = f"{(time.perf_counter() - began) * 1000:.2f}"
         _log.info("request", extra=facts(topic=request.topic, status=status, ms=took))

@@ -126,6 +126,9 @@ class _Watch:
         except reqtt.RequestError as error:
             status = error.status
             raise
+        except asyncio.CancelledError:
+            status = 503
+            raise
         finally:
             self._tell(request, status, time.perf_counter() - began)
 

@@ -122,6 +122,11 @@ async def call(
         raise ValueError(f"timeout must be above 0 and finite, in seconds, not {timeout}")
     check_topic(topic)
     spec = _handler_for(collect(handlers), topic)
+    if spec.streams:
+        raise TypeError(
+            f"{spec.name} streams, and a call has one response: iterate over the function itself, or use"
+            " respond_with and requester.stream"
+        )
     response_topic = response_topic if response_topic is not None else "clients/test/responses/call"
     request = Request(
         topic,

@@ -16,7 +16,7 @@ use reqtt_core::topic::{self, Pattern};
 use reqtt_core::{Ack, ResponderOptions, connection};
 
 use crate::bridge::{Bridge, Call, Waiting};
-use crate::message::{Given, bytes_of, check_qos, pairs, set_payload};
+use crate::message::{Given, bytes_of, check_qos, pairs, set_payload, set_payload_as};
 use crate::{errors, runtime};
 
 static RESPONDER_IDS: AtomicU32 = AtomicU32::new(1);
@@ -148,7 +148,7 @@ impl Connection {
             retain,
             ..CoreMessage::default()
         };
-        set_payload(py, &mut message, payload)?;
+        set_payload_as(py, &mut message, payload, content_type.as_deref())?;
         Given {
             content_type,
             payload_format_indicator,

@@ -38,6 +38,13 @@ fn topic_matches(topic_filter: &str, topic: &str) -> bool {
     reqtt_core::topic::matches(topic_filter, topic)
 }
 
+/// The topic `name` below the place where this client may receive what others address to it.
+#[pyfunction]
+#[pyo3(signature = (client_id, response_information, name))]
+fn own_topic(client_id: &str, response_information: Option<&str>, name: &str) -> String {
+    reqtt_core::own_topic(client_id, response_information, name)
+}
+
 /// The standard's name of a reason code, e.g. `Not authorized`.
 #[pyfunction]
 fn reason_name(reason_code: u8) -> &'static str {
@@ -61,6 +68,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(check_topic, module)?)?;
     module.add_function(wrap_pyfunction!(check_filter, module)?)?;
     module.add_function(wrap_pyfunction!(topic_matches, module)?)?;
+    module.add_function(wrap_pyfunction!(own_topic, module)?)?;
     module.add_function(wrap_pyfunction!(reason_name, module)?)?;
     module.add_function(wrap_pyfunction!(message::response_from, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::forked, module)?)?;

@@ -15,7 +15,7 @@ use reqtt_core::message::{ConnAck as CoreConnAck, Message as CoreMessage, Proper
 use reqtt_core::topic::{self, Pattern};
 use reqtt_core::{Reply, ResponderOptions};
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, Call, Waiting};
 use crate::errors;
 use crate::payload::lend;
 
@@ -199,7 +199,7 @@ impl Response {
         user_properties: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyClassInitializer<Self>> {
         let mut inner = CoreMessage::default();
-        set_payload(py, &mut inner, payload)?;
+        set_payload_as(py, &mut inner, payload, content_type.as_deref())?;
         Given { content_type, payload_format_indicator, user_properties, ..Given::default() }
             .put_into(py, &mut inner)?;
         let status = status.unwrap_or(200);
@@ -395,7 +395,7 @@ impl Request {
             qos: check_qos(qos)?,
             ..CoreMessage::default()
         };
-        set_payload(py, &mut inner, payload)?;
+        set_payload_as(py, &mut inner, payload, content_type.as_deref())?;
         Given {
             content_type,
             payload_format_indicator,
@@ -525,6 +525,44 @@ impl Request {
                 Ok(())
             }
         }
+    }
+
+    /// Publishes an item of a stream to the Response Topic; ends with the broker's `PubAck`.
+    /// `control` is where the requester answers the items.
+    #[pyo3(signature = (payload, content_type, payload_format_indicator, user_properties, control=None))]
+    fn _item(
+        slf: &Bound<'_, Self>,
+        payload: &Bound<'_, PyAny>,
+        content_type: Option<String>,
+        payload_format_indicator: Option<u8>,
+        user_properties: &Bound<'_, PyAny>,
+        control: Option<String>,
+    ) -> PyResult<Call> {
+        let (py, request) = (slf.py(), &slf.as_super().get().inner);
+        let Origin::Delivery { bridge, .. } = &slf.get().origin else {
+            return Err(PyRuntimeError::new_err("a request that was made here has nobody to stream to"));
+        };
+        let Some(topic) = request.properties.response_topic.clone() else {
+            return Err(PyRuntimeError::new_err("the request has no Response Topic"));
+        };
+        if let Some(content_type) = &content_type {
+            check_text("content_type", content_type)?;
+        }
+        let message = CoreMessage {
+            topic: Bytes::copy_from_slice(topic.as_bytes()),
+            payload: bytes_of(payload)?,
+            qos: request.qos,
+            properties: Properties {
+                payload_format_indicator: check_indicator(payload_format_indicator)?,
+                content_type,
+                response_topic: control,
+                correlation_data: request.properties.correlation_data.clone(),
+                user_properties: pairs(Some(user_properties))?,
+                ..Properties::default()
+            },
+            ..CoreMessage::default()
+        };
+        Bridge::start(bridge.bind(py), Waiting::Item(topic), |token| Command::Publish { token, message })
     }
 
     fn _done(&self, py: Python<'_>) -> PyResult<()> {
@@ -690,13 +728,23 @@ pub(crate) fn set_payload(
     message: &mut CoreMessage,
     payload: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
+    set_payload_as(py, message, payload, None)
+}
+
+/// The same, encoded as a Content Type says.
+pub(crate) fn set_payload_as(
+    py: Python<'_>,
+    message: &mut CoreMessage,
+    payload: Option<&Bound<'_, PyAny>>,
+    content_type: Option<&str>,
+) -> PyResult<()> {
     let Some(payload) = payload else { return Ok(()) };
     if let Ok(payload) = payload.cast_exact::<PyBytes>() {
         message.payload = lend(payload);
         return Ok(());
     }
     static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let encoded = ENCODE.import(py, "reqtt.codecs", "encode")?.call1((payload,))?;
+    let encoded = ENCODE.import(py, "reqtt.codecs", "encode")?.call1((payload, content_type))?;
     let (bytes, content_type, indicator): (Bound<'_, PyAny>, Option<String>, Option<u8>) =
         encoded.extract()?;
     message.payload = bytes_of(&bytes)?;

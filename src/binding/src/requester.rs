@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict};
 use reqtt_core::command::{Command, Many, NewRequest, RequesterOptions, ResponseTopic, Token};
 use reqtt_core::message::Message as CoreMessage;
 use reqtt_core::topic;
@@ -14,7 +16,7 @@ use reqtt_core::topic;
 use crate::bridge::{Bridge, Call, Waiting};
 use crate::client::Connection;
 use crate::errors;
-use crate::message::{Given, check_qos, check_timeout, set_payload};
+use crate::message::{Given, check_qos, check_timeout, set_payload_as};
 
 /// Which requester of the connection; 0 before it is opened.
 static IDS: AtomicU32 = AtomicU32::new(1);
@@ -29,6 +31,8 @@ pub(crate) struct Requester {
     resend: bool,
     match_by_topic: bool,
     azure: bool,
+    /// What a request has that brings no `retry` of its own.
+    retry: Option<Py<PyAny>>,
     opened: std::sync::Mutex<Option<(u32, Py<Connection>)>>,
 }
 
@@ -49,7 +53,8 @@ impl Requester {
 #[pymethods]
 impl Requester {
     #[new]
-    #[pyo3(signature = (*, qos=1, timeout=10.0, response_qos=None, max_pending_requests=10_000, resend=true, match_by_topic=false, azure=false))]
+    #[pyo3(signature = (*, qos=1, timeout=10.0, response_qos=None, max_pending_requests=10_000, resend=true, match_by_topic=false, azure=false, retry=None))]
+    #[allow(clippy::too_many_arguments, reason = "the options")]
     fn new(
         qos: u8,
         timeout: f64,
@@ -58,6 +63,7 @@ impl Requester {
         resend: bool,
         match_by_topic: bool,
         azure: bool,
+        retry: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         if max_pending_requests == 0 {
             return Err(PyValueError::new_err(
@@ -72,6 +78,7 @@ impl Requester {
             resend,
             match_by_topic,
             azure,
+            retry,
             opened: std::sync::Mutex::new(None),
         })
     }
@@ -146,6 +153,11 @@ impl Requester {
     ///     response_topic: for this request only; None: the requester's (section 3.3.2.3.5).
     ///     fail_fast: end with `NoMatchingSubscribers` as soon as the broker says so; False waits
     ///         for a response all the same.
+    ///     retry: asks again where it failed; each attempt has `timeout`. None: the requester's; False: not.
+    ///     hedge: seconds, above 0, after which a request without an answer is sent a second time, with other
+    ///         Correlation Data: another member of a shared group may be faster. The first answer counts, the
+    ///         other is dropped. "p95": what 95 % of the latest hedged requests to this topic took at most,
+    ///         once 20 of them are known. For what may run twice only.
     ///
     /// Raises:
     ///     InvalidTopic, ValueError, TypeError: an argument that cannot be sent; in the call.
@@ -166,7 +178,7 @@ impl Requester {
     ///         power = await req.request("cmnd/light-in-bedroom/energy", response_type=Energy)
     #[pyo3(signature = (topic, payload=None, *, response_type=None, timeout=None, qos=None, content_type=None,
         payload_format_indicator=None, user_properties=None, message_expiry_interval=None, correlation_data=None,
-        response_topic=None, fail_fast=true))]
+        response_topic=None, fail_fast=true, retry=None, hedge=None))]
     #[allow(clippy::too_many_arguments, reason = "the public contract")]
     fn request(
         slf: &Bound<'_, Self>,
@@ -182,7 +194,29 @@ impl Requester {
         correlation_data: Option<&[u8]>,
         response_topic: Option<String>,
         fail_fast: bool,
+        retry: Option<&Bound<'_, PyAny>>,
+        hedge: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Call> {
+        let (py, this) = (slf.py(), slf.get());
+        let timeout = timeout.map_or(Ok(this.timeout), check_timeout)?;
+        let retry = retry.or(this.retry.as_ref().map(|retry| retry.bind(py)));
+        if hedge.is_some() || retry.is_some_and(|retry| !retry.is(PyBool::new(py, false))) {
+            let options = PyDict::new(py);
+            options.set_item(intern!(py, "response_type"), response_type)?;
+            options.set_item(intern!(py, "qos"), qos)?;
+            options.set_item(intern!(py, "content_type"), content_type)?;
+            options.set_item(intern!(py, "payload_format_indicator"), payload_format_indicator)?;
+            options.set_item(intern!(py, "user_properties"), user_properties)?;
+            options.set_item(intern!(py, "message_expiry_interval"), message_expiry_interval)?;
+            options.set_item(intern!(py, "correlation_data"), correlation_data)?;
+            options.set_item(intern!(py, "response_topic"), response_topic)?;
+            options.set_item(intern!(py, "fail_fast"), fail_fast)?;
+            static START: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            let start = START.import(py, "reqtt.retry", "start")?;
+            let begun = start.call1((slf, topic, payload, timeout.as_secs_f64(), retry, hedge, options))?;
+            let (coroutine, first) = begun.extract()?;
+            return Ok(Call::of_coroutine(coroutine, first));
+        }
         let given = Given {
             content_type,
             payload_format_indicator,
@@ -192,8 +226,6 @@ impl Requester {
             user_properties,
         };
         let (requester, bridge, message) = Self::prepare(slf, topic, payload, qos, given)?;
-        let (py, this) = (slf.py(), slf.get());
-        let timeout = timeout.map_or(Ok(this.timeout), check_timeout)?;
         let decode = response_type.map(|kind| compile_decoder(py, kind)).transpose()?;
         Bridge::start(bridge.bind(py), Waiting::Request(decode), |token| {
             Command::Request(Box::new(NewRequest {
@@ -209,9 +241,10 @@ impl Requester {
     }
 
     /// Sends a request that takes many responses. Each goes to `item(response or RemoteError)`, the end to
-    /// `end(exception or None)`. Gives the token by which it is given up.
-    #[pyo3(signature = (topic, payload, item, end, *, timeout=None, stall=None, qos=None, content_type=None,
-        payload_format_indicator=None, user_properties=None, message_expiry_interval=None, correlation_data=None,
+    /// `end(exception or None)`. Gives the token by which it is given up. `credit` makes it a stream, whose
+    /// responder may send so many items; then `timeout` is for the first response only.
+    #[pyo3(signature = (topic, payload, item, end, *, timeout=None, stall=None, credit=None, qos=None,
+        content_type=None, payload_format_indicator=None, user_properties=None, message_expiry_interval=None, correlation_data=None,
         response_topic=None, fail_fast=true))]
     #[allow(clippy::too_many_arguments, reason = "the public contract")]
     fn _gather(
@@ -222,6 +255,7 @@ impl Requester {
         end: Py<PyAny>,
         timeout: Option<f64>,
         stall: Option<f64>,
+        credit: Option<u64>,
         qos: Option<u8>,
         content_type: Option<String>,
         payload_format_indicator: Option<u8>,
@@ -240,9 +274,16 @@ impl Requester {
             user_properties,
         };
         let (requester, bridge, mut message) = Self::prepare(slf, topic, payload, qos, given)?;
-        message.properties.user_properties.push((reqtt_core::GATHER.into(), "1".into()));
+        let marks = &mut message.properties.user_properties;
+        match credit {
+            Some(credit) => {
+                marks.push(("rq-stream".into(), "1".into()));
+                marks.push(("rq-credit".into(), credit.to_string()));
+            }
+            None => marks.push((reqtt_core::GATHER.into(), "1".into())),
+        }
         let timeout = timeout.map_or(Ok(slf.get().timeout), check_timeout)?;
-        let many = Some(Many { stall: stall.map(check_timeout).transpose()? });
+        let many = Some(Many { stall: stall.map(check_timeout).transpose()?, stream: credit.is_some() });
         Bridge::gather(bridge.bind(slf.py()), item, end, |token| {
             let started = Instant::now();
             Command::Request(Box::new(NewRequest {
@@ -283,7 +324,7 @@ impl Requester {
             qos: qos.map_or(Ok(this.qos), check_qos)?,
             ..CoreMessage::default()
         };
-        set_payload(py, &mut message, payload)?;
+        set_payload_as(py, &mut message, payload, given.content_type.as_deref())?;
         given.put_into(py, &mut message)?;
         if this.azure {
             message.properties.user_properties.push(("__protVer".into(), "1.0".into()));

@@ -40,6 +40,8 @@ pub struct NewRequest {
 pub struct Many {
     /// No response for so long after the last one.
     pub stall: Option<Duration>,
+    /// It is a stream: its timeout is for the first response only, and whatever ends it here is an error.
+    pub stream: bool,
 }
 
 /// How a requester chooses its response topic.

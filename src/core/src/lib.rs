@@ -24,4 +24,5 @@ mod responder;
 pub mod topic;
 
 pub use error::{Error, ReasonCode, Result};
+pub use requester::own_topic;
 pub use responder::{Ack, GATHER, Reply, ResponderOptions};

@@ -502,7 +502,7 @@ impl Requesters {
             let error = Error::Publish { topic: topic(), reason_code, reason_string };
             self.end(slot, Ended::Cancelled, Some(error), effects);
         } else if reason_code == ReasonCode::NO_MATCHING_SUBSCRIBERS && pending.fail_fast {
-            if pending.many.is_some() {
+            if pending.many.as_deref().is_some_and(|many| !many.stream) {
                 // Nobody there is an answer, too.
                 let token = pending.token;
                 effects.events.push(Event::Done { token });
@@ -587,7 +587,7 @@ impl Requesters {
             latency: Duration::from_nanos(now.saturating_sub(pending.started)),
         });
         if let Some(stall) = many.stall {
-            let last = pending.started.saturating_add(pending.timeout);
+            let last = if many.stream { Nanos::MAX } else { pending.started.saturating_add(pending.timeout) };
             self.map.set_deadline(slot, now.saturating_add(nanos(stall)).min(last));
         }
     }
@@ -616,7 +616,8 @@ impl Requesters {
         let mut expired = Vec::new();
         self.map.expire(now, |_, _, pending| expired.push(pending));
         for pending in expired {
-            if pending.many.is_some() && pending.stage == Stage::Acknowledged {
+            let gathers = pending.many.as_deref().is_some_and(|many| !many.stream);
+            if gathers && pending.stage == Stage::Acknowledged {
                 effects.events.push(Event::Done { token: pending.token });
                 self.ended(pending, effects);
                 continue;
@@ -739,6 +740,14 @@ pub(crate) fn default_response_topic(naming: &Naming, token: &str) -> String {
         Some(base) => format!("{base}/{token}"),
         None => format!("clients/{}/responses/{token}", as_level(&naming.client_id)),
     }
+}
+
+/// The topic `name` below the place where this client may receive what others address to it, given what the
+/// broker said of that.
+#[must_use]
+pub fn own_topic(client_id: &str, response_information: Option<&str>, name: &str) -> String {
+    let response_information = usable_response_information(response_information);
+    default_response_topic(&Naming { client_id: client_id.to_owned(), response_information }, name)
 }
 
 /// A client identifier as one topic level: what a level cannot hold is percent-encoded.

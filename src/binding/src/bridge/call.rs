@@ -53,17 +53,23 @@ impl Slot {
 ///
 /// Ending the wait, or letting go of it, gives up what it stands for.
 #[pyclass(frozen, generic, module = "reqtt._core", weakref)]
-pub(crate) struct Call {
+pub(crate) struct Call(Kind);
+
+enum Kind {
+    /// One command, and where its outcome is left.
+    One(One),
+    /// A coroutine that makes several of the former, and the first of them, which is under way already: a
+    /// coroutine that is closed before it began keeps what it was given, from Python 3.12 on.
+    Many { coroutine: Py<PyAny>, first: Py<PyAny> },
+}
+
+struct One {
     bridge: Py<Bridge>,
     slot: Arc<Slot>,
     token: Token,
 }
 
-impl Call {
-    pub(super) fn new(bridge: Py<Bridge>, slot: Arc<Slot>, token: Token) -> Self {
-        Self { bridge, slot, token }
-    }
-
+impl One {
     /// Gives the outcome, or parks the task on a future of the loop.
     fn step(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         {
@@ -106,6 +112,24 @@ impl Call {
     }
 }
 
+impl Call {
+    pub(super) fn new(bridge: Py<Bridge>, slot: Arc<Slot>, token: Token) -> Self {
+        Self(Kind::One(One { bridge, slot, token }))
+    }
+
+    /// A coroutine as a call, and the first call that it waits for.
+    pub(crate) fn of_coroutine(coroutine: Py<PyAny>, first: Py<PyAny>) -> Self {
+        Self(Kind::Many { coroutine, first })
+    }
+
+    fn step(&self, py: Python<'_>, value: Option<&Bound<'_, PyAny>>) -> PyResult<Py<PyAny>> {
+        match &self.0 {
+            Kind::One(one) => one.step(py),
+            Kind::Many { coroutine, .. } => coroutine.call_method1(py, intern!(py, "send"), (value,)),
+        }
+    }
+}
+
 /// `StopIteration(value)`; a tuple must not be taken for its arguments.
 fn stop_iteration(py: Python<'_>, value: Py<PyAny>) -> PyErr {
     match py.get_type::<PyStopIteration>().call1((value,)) {
@@ -125,12 +149,12 @@ impl Call {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.step(py)
+        self.step(py, None)
     }
 
     /// One step, for the event loop.
-    fn send(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        self.step(py)
+    fn send(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.step(py, Some(value))
     }
 
     /// Ends the wait, and raises what is thrown: how the event loop cancels.
@@ -142,7 +166,17 @@ impl Call {
         value: Option<&Bound<'_, PyAny>>,
         traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        self.give_up(py);
+        match &self.0 {
+            Kind::One(one) => one.give_up(py),
+            Kind::Many { coroutine, .. } => {
+                let throw = intern!(py, "throw");
+                return match value {
+                    Some(value) => coroutine.call_method1(py, throw, (r#type, value, traceback)),
+                    // Three arguments are deprecated from Python 3.12 on.
+                    None => coroutine.call_method1(py, throw, (r#type,)),
+                };
+            }
+        }
         let error = match value {
             Some(value) if value.is_instance_of::<pyo3::exceptions::PyBaseException>() => value.clone(),
             Some(value) => r#type.call1((value,))?,
@@ -167,13 +201,32 @@ impl Call {
     }
 
     /// Ends the wait.
-    fn close(&self, py: Python<'_>) {
-        self.give_up(py);
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        match &self.0 {
+            Kind::One(one) => one.give_up(py),
+            Kind::Many { coroutine, first } => {
+                coroutine.call_method0(py, intern!(py, "close"))?;
+                first.call_method0(py, intern!(py, "close"))?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        Python::attach(|py| self.give_up(py));
+        Python::attach(|py| match &self.0 {
+            Kind::One(one) => one.give_up(py),
+            Kind::Many { .. } => {
+                // It may be let go of while an exception passes, which no call may meet.
+                let passing = PyErr::take(py);
+                if let Err(error) = self.close(py) {
+                    error.write_unraisable(py, None);
+                }
+                if let Some(passing) = passing {
+                    passing.restore(py);
+                }
+            }
+        });
     }
 }

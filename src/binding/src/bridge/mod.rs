@@ -36,6 +36,8 @@ pub(crate) enum Waiting {
     Request(Option<Py<PyAny>>),
     /// A publish, for the topic in its error.
     Publish(String),
+    /// The same, together with what else this tick of the loop brings.
+    Item(String),
     /// `None` is its result.
     Plain,
     /// The connect.
@@ -216,13 +218,14 @@ impl Bridge {
         this.on_its_loop(py)?;
         let slot = Arc::new(Slot::default());
         let request = matches!(waiting, Waiting::Request(_));
+        let item = matches!(waiting, Waiting::Item(_));
         let mut inner = this.lock();
         let token = inner.wait(Waiter::Call(slot.clone(), waiting));
         inner.cork.push(command(token));
         // With nothing else under way there is nothing to wait for: a lone request leaves at once.
         let alone = inner.requests == 0;
         inner.requests += usize::from(request);
-        if !request || alone {
+        if !item && (!request || alone) {
             this.send_cork(inner);
         } else {
             Self::send_cork_soon(slf, inner)?;
@@ -430,7 +433,9 @@ impl Bridge {
                 Ok(())
             }
             Event::Published { token, puback } => {
-                let Some(Waiter::Call(slot, Waiting::Publish(topic))) = this.take(token) else {
+                let Some(Waiter::Call(slot, Waiting::Publish(topic) | Waiting::Item(topic))) =
+                    this.take(token)
+                else {
                     return Ok(());
                 };
                 let outcome = if puback.reason_code.is_error() {
