@@ -11,8 +11,7 @@ from _broker import broker_url
 import reqtt
 
 PUMP = """
-import asyncio, sys, reqtt
-life = sys.argv[2]
+import asyncio, sys, reqtt; life = sys.argv[2]
 @reqtt.responder("pump/empty")
 async def empty(body: str, request: reqtt.Request) -> str:
     print(f"{life} life: got {body!r}, delivered before: {request.dup}", flush=True)
@@ -51,6 +50,7 @@ async def main(url: str) -> None:
         await print_until("got", pump)
         print((await response).text)
         pump.kill()
+        await pump.wait()
     async with reqtt.Client(url, client_id="pump"):
         pass  # A clean start ends the session.
 
