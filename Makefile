@@ -25,7 +25,7 @@ $(VENV)/built: $(VENV)/made $(SOURCES)
 	touch $@
 
 $(VENV)/tools: $(VENV)/made
-	$(BIN)/python -m pip install --quiet --group dev --group types
+	$(BIN)/python -m pip install --quiet --group dev --group types --group examples
 	touch $@
 
 build: $(VENV)/built ## Build and install into .venv

@@ -18,6 +18,9 @@ from support.raw import RawClient
 if TYPE_CHECKING:
     import reqtt
 
+# By its entry point it is there anyway, but not in a source tree on PYTHONPATH.
+pytest_plugins = ["pytest_reqtt"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "case(*rows): rows of the behavioural cases that the test shows")

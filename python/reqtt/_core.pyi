@@ -725,6 +725,7 @@ class LoopbackBroker:
         subscription_identifiers_available: bool = True,
         retain_available: bool = True,
         no_matching_subscribers: bool = True,
+        record: bool = False,
     ) -> Self: ...
     def start(self) -> None:
         """Listens. Nothing where it runs already. Raises `OSError` where a port is taken."""
@@ -797,6 +798,12 @@ class LoopbackBroker:
 
     def subscriptions(self) -> list[tuple[str, str, int]]:
         """Client identifier, filter and granted QoS of every subscription, sorted."""
+
+    def _recorded(self) -> list[tuple[str, bool, bytes]]:
+        """The latest packets: client identifier, whether the broker sent it, and its bytes."""
+
+    def clear_packets(self) -> None:
+        """Forgets the packets recorded so far."""
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start (`received`, `sent`, `dropped`, and by packet type), and sizes now

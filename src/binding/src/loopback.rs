@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
-use reqtt_loopback::{Broker, Options};
+use pyo3::types::{PyBytes, PyDict};
+use reqtt_loopback::{Broker, Options, Recorded};
 
 use crate::runtime;
 
@@ -58,7 +58,7 @@ impl LoopbackBroker {
     #[pyo3(signature = (*, port=0, ws_port=0, username=None, password=None, response_information=None,
         receive_maximum=None, maximum_packet_size=None, maximum_qos=None, topic_alias_maximum=0, server_keep_alive=None,
         shared_subscription_available=true, wildcard_subscription_available=true,
-        subscription_identifiers_available=true, retain_available=true, no_matching_subscribers=true))]
+        subscription_identifiers_available=true, retain_available=true, no_matching_subscribers=true, record=false))]
     #[allow(clippy::too_many_arguments, reason = "what a CONNACK can say")]
     fn new(
         port: u16,
@@ -76,6 +76,7 @@ impl LoopbackBroker {
         subscription_identifiers_available: bool,
         retain_available: bool,
         no_matching_subscribers: bool,
+        record: bool,
     ) -> Self {
         let credentials = username.map(|username| (username, password.unwrap_or_default()));
         let options = Options {
@@ -93,6 +94,7 @@ impl LoopbackBroker {
             wildcard_subscription_available,
             subscription_identifiers_available,
             no_matching_subscribers,
+            record,
             ..Options::default()
         };
         Self { options, broker: Mutex::new(None) }
@@ -223,6 +225,20 @@ impl LoopbackBroker {
     /// Client identifier, filter and granted QoS of every subscription, sorted.
     fn subscriptions(&self, py: Python<'_>) -> PyResult<Vec<(String, String, u8)>> {
         self.with(py, Broker::subscriptions)
+    }
+
+    /// The latest packets: client identifier, whether the broker sent it, and its bytes.
+    fn _recorded<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, bool, Bound<'py, PyBytes>)>> {
+        let packets = self.with(py, Broker::packets)?.ok_or_else(|| {
+            PyRuntimeError::new_err("packets are not recorded: start it with LoopbackBroker(record=True)")
+        })?;
+        let given = |it: Recorded| (it.client_id.to_string(), it.sent, PyBytes::new(py, &it.bytes));
+        Ok(packets.into_iter().map(given).collect())
+    }
+
+    /// Forgets the packets recorded so far.
+    fn clear_packets(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, Broker::clear_packets)
     }
 
     /// Counters since the start (`received`, `sent`, `dropped`, and by packet type), and sizes now

@@ -26,18 +26,25 @@ pub(crate) struct Admitted {
 type Refusal = (u8, Option<&'static str>);
 
 impl State {
-    /// Admits a client, or returns the CONNACK that refuses it.
+    /// Admits a client, or returns the CONNACK that refuses it. `packet` is the CONNECT as it came, if it is recorded.
     pub fn connect(
         &mut self,
         connect: Connect,
         will: Option<LastWill>,
         auth: &ConnectAuth,
+        packet: &[u8],
     ) -> Result<Admitted, Bytes> {
         self.now = Instant::now();
         self.counters.received[1] += 1;
         let wishes = connect.properties.unwrap_or_default();
         if let Err((code, text)) = self.check_connect(&connect.client_id, &wishes, will.as_ref(), auth) {
-            return Err(self.refusal(code, text));
+            let client_id = connect.client_id.into();
+            self.note(&client_id, packet);
+            let connack = self.refusal(code, text);
+            if let Some(record) = &self.record {
+                record.add(&client_id, true, &connack);
+            }
+            return Err(connack);
         }
         let mut agreed = self.announced();
         let mut client_id = connect.client_id;
@@ -50,9 +57,12 @@ impl State {
         }
         let keep_alive = self.options.server_keep_alive.unwrap_or(connect.keep_alive);
 
-        let (id, session_present) = self.take_session(client_id.into(), connect.clean_start);
+        let client_id: Arc<str> = client_id.into();
+        self.note(&client_id, packet);
+        let record = self.record.clone().map(|record| (record, client_id.clone()));
+        let (id, session_present) = self.take_session(client_id, connect.clean_start);
         let who = Who { session: id, link: self.number() };
-        let outbox = Arc::new(Outbox::new(self.faults.delay));
+        let outbox = Arc::new(Outbox::new(self.faults.delay, record));
         let connack = wire::connack(reason::SUCCESS, session_present, Some(agreed));
         outbox.push(false, |out| out.extend_from_slice(&connack));
         self.counters.sent[2] += 1;

@@ -142,7 +142,7 @@ impl Hostile {
         packet.extend_from_slice(&body);
         if let Ok(Some(Packet::Connect(connect, will, auth))) = wire::next_packet(&mut packet, Some(MAXIMUM))
         {
-            match self.state.connect(connect, will, &auth) {
+            match self.state.connect(connect, will, &auth, &[]) {
                 Ok(admitted) => {
                     let peer = &mut self.clients[number];
                     peer.input.clear();

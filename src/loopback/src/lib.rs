@@ -25,6 +25,7 @@ mod net;
 mod options;
 mod outbox;
 mod packets;
+mod record;
 mod routing;
 mod session;
 mod state;
@@ -39,6 +40,7 @@ use std::time::{Duration, Instant};
 
 use net::Shared;
 pub use options::{Options, Stats};
+pub use record::Recorded;
 use state::{Farewell, State};
 
 /// The longest stall or delay; an instant further away might not exist.
@@ -234,6 +236,20 @@ impl Broker {
         state.now = Instant::now();
         state.drop_expired_retained();
         state.retained.len()
+    }
+
+    /// The latest packets, in the order in which the broker handled them; None unless they are recorded. What a delay
+    /// holds back, or a cut connection no longer took, is among them.
+    pub fn packets(&self) -> Option<Vec<Recorded>> {
+        let record = self.shared.lock().record.clone();
+        record.map(|record| record.packets())
+    }
+
+    /// Forgets the packets recorded so far.
+    pub fn clear_packets(&self) {
+        if let Some(record) = &self.shared.lock().record {
+            record.clear();
+        }
     }
 
     /// Counters since the start, and sizes now.

@@ -21,6 +21,7 @@ use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 
 use crate::connect::Admitted;
 use crate::outbox::{Next, Outbox};
+use crate::record::frame;
 use crate::state::{Farewell, State, Who};
 use crate::wire::{self, reason};
 
@@ -220,10 +221,11 @@ async fn greet<R: AsyncRead + Unpin>(
         }
         let mut state = shared.lock();
         let limit = state.options.maximum_packet_size;
+        let packet = state.record.as_ref().and_then(|_| frame(input)).map(<[u8]>::to_vec).unwrap_or_default();
         match wire::next_packet(input, limit) {
             Ok(None) => {}
             Ok(Some(Packet::Connect(connect, will, auth))) => {
-                let admitted = state.connect(connect, will, &auth);
+                let admitted = state.connect(connect, will, &auth, &packet);
                 drop(state);
                 shared.deadlines.notify_one();
                 return admitted;

@@ -37,6 +37,8 @@ pub struct Options {
     pub assign_client_id: bool,
     /// QoS 1 and 2 messages that wait for one session, beyond those in flight; the rest is dropped.
     pub max_queued_messages: usize,
+    /// Keep the latest packets, up to 16 MiB, for [`Broker::packets`](crate::Broker::packets).
+    pub record: bool,
 }
 
 impl Default for Options {
@@ -58,6 +60,7 @@ impl Default for Options {
             no_matching_subscribers: true,
             assign_client_id: true,
             max_queued_messages: 1000,
+            record: false,
         }
     }
 }

@@ -2,11 +2,13 @@
 //! beyond "this packet acknowledges a PUBLISH".
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::Notify;
+
+use crate::record::Record;
 
 /// QoS 0 messages are dropped while a reader is this far behind.
 const SLOW_READER: usize = 64 << 20;
@@ -17,6 +19,8 @@ const SAME_MOMENT: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
+    /// Where packets are written down, and for whom.
+    record: Option<(Arc<Record>, Arc<str>)>,
     /// Something to write, or the end.
     pub wake: Notify,
     /// The end is near: no more is accepted.
@@ -53,17 +57,29 @@ pub(crate) enum Next {
 }
 
 impl Outbox {
-    pub fn new(delay: Duration) -> Self {
-        Self { queue: Mutex::new(Queue { delay, ..Queue::default() }), ..Self::default() }
+    pub fn new(delay: Duration, record: Option<(Arc<Record>, Arc<str>)>) -> Self {
+        Self { queue: Mutex::new(Queue { delay, ..Queue::default() }), record, ..Self::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends what `write` writes. `acks` says that it returns one unit of the client's send quota.
+    fn note(&self, packet: &[u8]) {
+        if let Some((record, client_id)) = &self.record {
+            record.add(client_id, true, packet);
+        }
+    }
+
+    fn noted(&self, out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
+        let start = out.len();
+        write(out);
+        self.note(&out[start..]);
+    }
+
+    /// Appends the packet that `write` writes. `acks` says that it returns one unit of the client's send quota.
     pub fn push(&self, acks: bool, write: impl FnOnce(&mut BytesMut)) {
-        self.lock().push(acks, write);
+        self.lock().push(acks, |out| self.noted(out, write));
         self.wake.notify_one();
     }
 
@@ -73,7 +89,7 @@ impl Outbox {
         if queue.ready.len() + queue.delayed_len > SLOW_READER {
             return false;
         }
-        queue.push(false, write);
+        queue.push(false, |out| self.noted(out, write));
         drop(queue);
         self.wake.notify_one();
         true
@@ -81,6 +97,7 @@ impl Outbox {
 
     /// Sends `bytes` after `delay`; packets pushed later may leave earlier.
     pub fn push_aside(&self, delay: Duration, bytes: BytesMut) {
+        self.note(&bytes);
         self.lock().aside.push((Instant::now() + delay, bytes));
         self.wake.notify_one();
     }

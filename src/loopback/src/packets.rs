@@ -20,6 +20,11 @@ impl State {
     pub fn process(&mut self, who: Who, input: &mut BytesMut) -> bool {
         self.now = Instant::now();
         while self.attached(who) {
+            if self.record.is_some()
+                && let Some(session) = self.sessions.get(&who.session)
+            {
+                self.note(&session.client_id, input);
+            }
             let handled = match wire::next_packet(input, self.options.maximum_packet_size) {
                 Ok(None) => return true,
                 Ok(Some(packet)) => self.handle(who, packet),

@@ -9,6 +9,7 @@ use rumqttc::mqttbytes::v5::{LastWill, Publish, PublishProperties};
 
 use crate::faults::Faults;
 use crate::options::{Counters, Options, Stats};
+use crate::record::{Record, frame};
 use crate::session::{Session, SessionId};
 use crate::topics::{Matches, Tree};
 use crate::wire::{self, Message};
@@ -36,6 +37,7 @@ pub(crate) struct State {
     pub options: Options,
     pub faults: Faults,
     pub counters: Counters,
+    pub record: Option<Arc<Record>>,
     pub accepting: bool,
     /// The time of the event that is being handled; one clock reading serves a whole batch.
     pub now: Instant,
@@ -50,6 +52,7 @@ pub(crate) struct State {
 impl State {
     pub fn new(options: Options) -> Self {
         Self {
+            record: options.record.then(Arc::default),
             options,
             faults: Faults::default(),
             counters: Counters::default(),
@@ -68,6 +71,15 @@ impl State {
     pub fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
+    }
+
+    /// Records the packet that `input` begins with.
+    pub fn note(&self, client_id: &Arc<str>, input: &[u8]) {
+        if let Some(record) = &self.record
+            && let Some(packet) = frame(input)
+        {
+            record.add(client_id, false, packet);
+        }
     }
 
     pub fn attached(&self, who: Who) -> bool {

@@ -6,5 +6,6 @@ mod delivery;
 mod faults;
 mod limits;
 mod malformed;
+mod recording;
 mod sessions;
 mod websocket;
