@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -24,7 +24,7 @@ def make_app(mqtt_url: str) -> FastAPI:
     requester = reqtt.Requester(mqtt_url, timeout=2)  # One connection for all requests.
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with requester:
             yield
 

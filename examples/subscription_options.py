@@ -18,7 +18,7 @@ async def heard(client: reqtt.Client, other: reqtt.Client, **options: Any) -> st
         await client.publish("chat/own", "mine", qos=1)
         await other.publish("chat/other", "yours", qos=1, retain=True)
         await other.publish(END, qos=1)
-        words = []
+        words: list[str] = []
         async for message in messages:
             if message.topic == END:
                 break

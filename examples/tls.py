@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -16,11 +16,11 @@ import reqtt
 
 
 @asynccontextmanager
-async def tls_in_front_of(url: str, certificate: trustme.LeafCert) -> AsyncIterator[str]:
+async def tls_in_front_of(url: str, certificate: trustme.LeafCert) -> AsyncGenerator[str]:
     """What a broker or its proxy does itself: ends TLS, and passes the bytes on."""
     broker = urlsplit(url)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
+    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):

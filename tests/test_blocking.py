@@ -122,6 +122,50 @@ def test_a_timeout_ends_the_wait_and_frees_the_slot(req: blocking.Requester, top
     assert (req.client.stats().pending, req.client.stats().timeouts) == (0, 1)
 
 
+def test_a_request_is_asked_again(broker: Any, serve: Serve, topic: str) -> None:
+    asked: list[bytes | None] = []
+
+    @responder(f"{topic}/busy")
+    async def busy(request: reqtt.Request) -> str:
+        asked.append(request.correlation_data)
+        if len(asked) < 3:
+            raise RequestError(503, "busy")
+        return "done"
+
+    serve(busy)
+    retry = reqtt.Retry(attempts=3, backoff=0.01)
+    with blocking.Requester(broker.url, retry=retry) as req:
+        assert req.request(f"{topic}/busy", timeout=5).text == "done"
+        # Errors get other Correlation Data, or the responder would answer as before.
+        assert len(set(asked)) == 3
+        asked.clear()
+        with pytest.raises(reqtt.RemoteUnavailable) as caught:
+            req.request(f"{topic}/busy", timeout=5, retry=reqtt.Retry(attempts=2, backoff=0.01))
+        assert caught.value.__notes__ == ["asked 2 times"]
+        asked.clear()
+        with pytest.raises(reqtt.RemoteUnavailable):
+            req.request(f"{topic}/busy", timeout=5, retry=False)
+        assert len(asked) == 1
+
+
+def test_an_attempt_that_nobody_answers_is_followed_by_one_with_the_same_correlation_data(
+    broker: Any, req: blocking.Requester, topic: str
+) -> None:
+    with blocking.Client(broker.url) as peer, peer.subscribe(topic) as requests:
+        retry = reqtt.Retry(attempts=2, backoff=0.01)
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(req.request, topic, "x", timeout=0.3, retry=retry)
+            first, second = requests.get(5), requests.get(5)
+            assert first.correlation_data == second.correlation_data
+            assert second.response_topic is not None
+            peer.publish(second.response_topic, "late", correlation_data=second.correlation_data)
+            assert asking.result(5).text == "late"
+        with pytest.raises(reqtt.ResponseTimeout, match="response") as caught:
+            req.request(topic, "x", timeout=0.05, retry=retry)
+        assert caught.value.__notes__ == ["asked 2 times"]
+    assert req.client.stats().pending == 0
+
+
 @pytest.mark.parametrize(
     ("topic_name", "options", "error"),
     [

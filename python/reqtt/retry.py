@@ -149,21 +149,40 @@ def start(
     options: dict[str, Any],
 ) -> tuple[Coroutine[Any, Any, Any], Call[Any]]:
     """Sends the first copy; gives what waits for the answer, and that copy. For the native `request`."""
+    asking = _asking(requester, topic, payload, timeout, retry, hedge, options)
+    first = asking.send(0)
+    return asking.run(first), first
+
+
+def ask_and_wait(
+    requester: Requester, topic: str, payload: Any, timeout: float, retry: Retry, options: dict[str, Any]
+) -> Any:
+    """The same for a thread without a loop: sends, and waits."""
+    return _asking(requester, topic, payload, timeout, retry, None, options).wait()
+
+
+def _asking(
+    requester: Requester,
+    topic: str,
+    payload: Any,
+    timeout: float,
+    retry: object,
+    hedge: object,
+    options: dict[str, Any],
+) -> _Asking:
     check_retry(retry)
     _check_hedge(requester, hedge, options)
     # Once, so that all copies are alike.
-    payload, content_type, indicator = codecs.encode(payload, options["content_type"])
-    if options["content_type"] is None:
+    payload, content_type, indicator = codecs.encode(payload, options.get("content_type"))
+    if options.get("content_type") is None:
         options["content_type"] = content_type
-    if options["payload_format_indicator"] is None:
+    if options.get("payload_format_indicator") is None:
         options["payload_format_indicator"] = indicator
-    if isinstance(options["user_properties"], Iterator):
+    if isinstance(options.get("user_properties"), Iterator):
         options["user_properties"] = tuple(options["user_properties"])
-    asking = _Asking(
+    return _Asking(
         requester, topic, payload, timeout, retry if isinstance(retry, Retry) else _ONCE, hedge, options
     )
-    first = asking.send(0)
-    return asking.run(first), first
 
 
 def _check_hedge(requester: Requester, hedge: Any, options: dict[str, Any]) -> None:
@@ -173,7 +192,7 @@ def _check_hedge(requester: Requester, hedge: Any, options: dict[str, Any]) -> N
         raise TypeError(f'hedge takes seconds, or "p95", not {hedge!r}')
     if hedge != "p95" and not (hedge > 0 and math.isfinite(hedge)):
         raise ValueError(f"hedge must be above 0 and finite, in seconds, not {hedge}")
-    if options["correlation_data"] is not None:
+    if options.get("correlation_data") is not None:
         raise ValueError("hedge= sends a second request with Correlation Data of its own: give none")
     if requester._correlation == "topic":
         raise ValueError('hedge= needs Correlation Data: it does not go with correlation="topic"')
@@ -199,7 +218,7 @@ class _Asking:
         self._retry = retry
         self._hedge = hedge
         self._options = options
-        self._own_correlation = options["correlation_data"] is None and retry.attempts > 1
+        self._own_correlation = options.get("correlation_data") is None and retry.attempts > 1
         if self._own_correlation:
             options["correlation_data"] = _correlation_data()
         self._pauses = list(retry._pauses())
@@ -221,30 +240,50 @@ class _Asking:
         return call
 
     async def run(self, call: Call[Any] | None) -> Any:
-        last = self._retry.attempts - 1
         for attempt, pause in enumerate(self._pauses):
             if call is None:
                 call = self.send(attempt)
-            # The native timeout ends the last one, and says how far it came.
-            end = self._timeout + pause if self._waits and attempt < last else None
             try:
-                async with asyncio.timeout(end) as scope:
+                async with asyncio.timeout(self._end(attempt)) as scope:
                     return await (call if self._hedge is None else self._hedged(call, attempt))
             except Exception as error:
-                if scope.expired() and type(error) is TimeoutError:
-                    # The pause is over, too.
-                    pause = 0.0
-                elif not self._retry._covers(error) or attempt == last:
-                    if attempt:
-                        error.add_note(f"asked {attempt + 1} times")
-                    raise
-                elif isinstance(error, RemoteError) and self._own_correlation:
-                    # With the same a responder would send the same answer again.
-                    self._options["correlation_data"] = _correlation_data()
+                over = scope.expired() and type(error) is TimeoutError
+                left = 0.0 if over else self._pause(error, attempt, pause)
             call = None
-            if pause:
-                await asyncio.sleep(pause)
+            if left:
+                await asyncio.sleep(left)
         raise AssertionError("the last attempt ends it")
+
+    def wait(self) -> Any:
+        """`run` for a thread without a loop."""
+        for attempt, pause in enumerate(self._pauses):
+            pending: Any = self.send(attempt)
+            try:
+                return pending.wait(self._end(attempt))
+            except Exception as error:
+                # What the request itself ends with says more than that.
+                over = type(error) is TimeoutError
+                left = 0.0 if over else self._pause(error, attempt, pause)
+            del pending
+            if left:
+                time.sleep(left)
+        raise AssertionError("the last attempt ends it")
+
+    def _end(self, attempt: int) -> float | None:
+        """Seconds for an attempt and its pause; the native timeout ends the last, and tells its phase."""
+        last = attempt == self._retry.attempts - 1
+        return self._timeout + self._pauses[attempt] if self._waits and not last else None
+
+    def _pause(self, error: Exception, attempt: int, pause: float) -> float:
+        """Seconds until the next attempt; raises where this was the last."""
+        if not self._retry._covers(error) or attempt == self._retry.attempts - 1:
+            if attempt:
+                error.add_note(f"asked {attempt + 1} times")
+            raise error
+        if isinstance(error, RemoteError) and self._own_correlation:
+            # With the same a responder would send the same answer again.
+            self._options["correlation_data"] = _correlation_data()
+        return pause
 
     async def _hedged(self, call: Call[Any], attempt: int) -> Any:
         """The answer to this copy, or to a second one that is sent where this one takes too long."""

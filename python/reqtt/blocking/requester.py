@@ -14,6 +14,7 @@ from reqtt import requester as _requester
 from reqtt.blocking.client import Client, own_or_shared, wait
 from reqtt.errors import ClientClosed, ReqttError
 from reqtt.gather import GatherState, check_rules
+from reqtt.retry import Retry, ask_and_wait, check_retry
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,6 +48,7 @@ class Requester:
             `ConnectionLost`.
         correlation: "topic" is for responders that return no Correlation Data: one request at a time.
         interop: "azure" marks requests with the Azure IoT Operations protocol version.
+        retry: of requests that bring none of their own; None: a request is asked once.
         client_options: those of `reqtt.Client`, where a URL is given.
 
     Raises:
@@ -72,8 +74,11 @@ class Requester:
         resend: bool = True,
         correlation: Literal["data", "topic"] = "data",
         interop: Literal["plain", "azure"] = "plain",
+        retry: Retry | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> None:
+        check_retry(retry)
+        self._retry = retry
         self.client, self._owns_client = own_or_shared(client, client_options)
         # Never entered: it checks the arguments, and its native part asks.
         self._asks = _requester.Requester(
@@ -112,16 +117,29 @@ class Requester:
         payload: Payload = b"",
         *,
         response_type: None = None,
+        retry: Retry | Literal[False] | None = None,
         **options: Unpack[RequestOptions],
     ) -> _core.Response: ...
     @overload
     def request(
-        self, topic: str, payload: Payload = b"", *, response_type: type[T], **options: Unpack[RequestOptions]
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: type[T],
+        retry: Retry | Literal[False] | None = None,
+        **options: Unpack[RequestOptions],
     ) -> T: ...
     # Unions and the other forms that are no `type`.
     @overload
     def request(
-        self, topic: str, payload: Payload = b"", *, response_type: Any, **options: Unpack[RequestOptions]
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: Any,
+        retry: Retry | Literal[False] | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Any: ...
     def request(
         self,
@@ -129,18 +147,30 @@ class Requester:
         payload: Payload = b"",
         *,
         response_type: Any = None,
+        retry: Retry | Literal[False] | None = None,
         **options: Unpack[RequestOptions],
     ) -> Any:
         """Send a request and wait for its response (MQTT 5.0, section 4.10).
 
-        Takes, returns and raises what awaiting `reqtt.Requester.request` does. Other threads run meanwhile.
-        `KeyboardInterrupt` ends the wait and frees its slot at once; the responder is not told. On a thread
-        that runs an event loop it is a `RuntimeError`.
+        Takes, returns and raises what awaiting `reqtt.Requester.request` does, `hedge=` aside. Other threads
+        run meanwhile. `KeyboardInterrupt` ends the wait and frees its slot at once; the responder is not
+        told. On a thread that runs an event loop it is a `RuntimeError`.
 
             response = req.request("cmnd/light-in-bedroom/power", "ON", timeout=2)
             power = req.request("cmnd/light-in-bedroom/energy", response_type=Energy)
         """
-        return wait(self._asks.request(topic, payload, response_type=response_type, **options))
+        retry = self._retry if retry is None else retry
+        if not retry:
+            return wait(self._asks.request(topic, payload, response_type=response_type, **options))
+        timeout = options.pop("timeout", None)
+        return ask_and_wait(
+            self._asks,
+            topic,
+            payload,
+            self._asks._timeout if timeout is None else timeout,
+            retry,
+            {"response_type": response_type, **options},
+        )
 
     @overload
     def gather(
