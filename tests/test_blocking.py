@@ -12,7 +12,7 @@ import threading
 import time
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
@@ -538,6 +538,63 @@ def test_gather_decodes_and_raises_errors_if_asked(req: blocking.Requester, serv
     assert [item for item in got if isinstance(item, reqtt.NotFound)]
     with pytest.raises(reqtt.NotFound):
         list(req.gather(topic, max_responses=2, timeout=5, raise_errors=True))
+
+
+def test_a_stream_gives_items_in_order_and_its_error(
+    req: blocking.Requester, serve: Serve, topic: str
+) -> None:
+    @responder(f"{topic}/count")
+    async def count(body: int) -> AsyncGenerator[int]:
+        for number in range(body):
+            yield number
+        if body == 2:
+            raise RequestError(409, "no more")
+
+    serve(count)
+    with req.stream(f"{topic}/count", 1_000, response_type=int, timeout=5) as items:
+        assert list(items) == list(range(1_000))
+    items = req.stream(f"{topic}/count", 2, response_type=int, timeout=5)
+    assert (next(items), next(items)) == (0, 1)
+    with pytest.raises(reqtt.RemoteError, match="no more"):
+        next(items)
+    assert list(req.stream(f"{topic}/count", 0, timeout=5)) == []
+    with pytest.raises(reqtt.NoMatchingSubscribers):
+        next(req.stream(f"{topic}/nobody", timeout=5))
+
+
+def test_leaving_a_stream_closes_its_generator(req: blocking.Requester, serve: Serve, topic: str) -> None:
+    closed = threading.Event()
+
+    @responder(topic)
+    async def forever() -> AsyncGenerator[str]:
+        try:
+            while True:
+                yield "tick"
+        finally:
+            closed.set()
+
+    serve(forever)
+    for item in req.stream(topic, timeout=5):
+        assert item.text == "tick"
+        break
+    assert closed.wait(1)
+    eventually_blocking(lambda: req.client.stats().pending == 0)
+
+
+def test_a_stream_that_falls_silent_times_out(req: blocking.Requester, serve: Serve, topic: str) -> None:
+    @responder(topic)
+    async def once(body: int) -> AsyncGenerator[str]:
+        if body:
+            yield "first"
+        await asyncio.Event().wait()
+
+    serve(once)
+    items = req.stream(topic, 1, timeout=5, idle_timeout=0.05)
+    assert next(items).text == "first"
+    with pytest.raises(reqtt.ResponseTimeout, match="no item after item 1"):
+        next(items)
+    with pytest.raises(reqtt.ResponseTimeout, match=r"no item .* within 0.2 s"):
+        next(req.stream(topic, 0, timeout=0.2))
 
 
 def test_publish_gives_the_puback(broker: Any, topic: str) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import math
+import time
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 from reqtt import _core, codecs
@@ -341,25 +342,31 @@ class Requester(_core.Requester):
             async for line in req.stream("logs/heater/follow", response_type=str, idle_timeout=60):
                 print(line)
         """
+        state = self._stream_state(topic, response_type, idle_timeout, options.get("timeout"))
+        return Stream(
+            state,
+            lambda item, end: self._gather(
+                topic, payload, item, end, stall=SILENCE, credit=FIRST_CREDIT, **options
+            ),
+        )
+
+    def _stream_state(
+        self, topic: str, response_type: Any, idle_timeout: float | None, timeout: float | None
+    ) -> StreamState:
         if idle_timeout is not None and not (idle_timeout > 0 and math.isfinite(idle_timeout)):
             raise ValueError(f"idle_timeout={idle_timeout} is no time: use finite seconds above 0, or None")
         self._no_matcher("stream()")
         if self._correlation == "topic":
             raise ValueError('stream() needs Correlation Data: open a requester without correlation="topic"')
-        timeout = options.get("timeout")
-        state = StreamState(
+        loop = asyncio._get_running_loop()
+        return StreamState(
             self.client,
             self._give_up,
             topic=topic,
             timeout=self._timeout if timeout is None else timeout,
             idle_timeout=idle_timeout,
             decode=None if response_type is None else codecs.compile_decoder(response_type),
-        )
-        return Stream(
-            state,
-            lambda item, end: self._gather(
-                topic, payload, item, end, stall=SILENCE, credit=FIRST_CREDIT, **options
-            ),
+            now=time.monotonic if loop is None else loop.time,
         )
 
     def request_sync(self, topic: str, payload: Payload = b"", **options: Any) -> Any:

@@ -99,6 +99,7 @@ class StreamState:
         timeout: float,
         idle_timeout: float | None,
         decode: Callable[[Any, str | None, int | None], Any] | None,
+        now: Callable[[], float],
     ) -> None:
         self.token: int | None = None
         self.taken = 0
@@ -107,7 +108,8 @@ class StreamState:
         self._give_up = give_up
         self._topic = topic
         self._timeout = timeout
-        self._until = asyncio.get_running_loop().time() + timeout
+        self._now = now
+        self._until = now() + timeout
         self._idle_timeout = idle_timeout
         self._decode = decode
         self._queue: deque[Any] = deque()
@@ -234,13 +236,28 @@ class StreamState:
 
     async def next(self) -> Any:
         """The next item; StopAsyncIteration after the last, or what ended it before."""
-        while not self._queue:
-            if self._error is not None:
-                raise self._error
-            if self.over or self._left:
-                raise StopAsyncIteration
+        while not self.ready():
             self._changed.clear()
-            await self._wait()
+            try:
+                async with asyncio.timeout_at(self.until()):
+                    await self._changed.wait()
+            except TimeoutError:
+                if not self._changed.is_set():
+                    raise self.timed_out() from None
+        return self.take()
+
+    def ready(self) -> bool:
+        """Whether there is an item; StopAsyncIteration or what ended it, where none will come."""
+        if self._queue:
+            return True
+        if self._error is not None:
+            raise self._error
+        if self.over or self._left:
+            raise StopAsyncIteration
+        return False
+
+    def take(self) -> Any:
+        """The item that is there, decoded; grants more."""
         response = self._queue.popleft()
         self.taken += 1
         if self.taken >= self._grant_at and not self.over:
@@ -249,24 +266,16 @@ class StreamState:
             return response
         return self._decode(response.payload, response.content_type, response.payload_format_indicator)
 
-    async def _wait(self) -> None:
-        until = None
+    def until(self) -> float | None:
+        """When the wait for an item is over."""
         if self._id is not None and self._seen == 0:
             # Before the opening it is the core's timeout, which knows how far the request has come.
-            until = self._until
-        elif self._seen > 0 and self._idle_timeout is not None:
-            until = asyncio.get_running_loop().time() + self._idle_timeout
-        if until is None:
-            await self._changed.wait()
-            return
-        try:
-            async with asyncio.timeout_at(until):
-                await self._changed.wait()
-        except TimeoutError:
-            if not self._changed.is_set():
-                raise self._timed_out() from None
+            return self._until
+        if self._seen > 0 and self._idle_timeout is not None:
+            return self._now() + self._idle_timeout
+        return None
 
-    def _timed_out(self) -> ResponseTimeout:
+    def timed_out(self) -> ResponseTimeout:
         if self._seen == 0:
             seconds, what = self._timeout, "no item"
         else:

@@ -11,7 +11,7 @@ runs an event loop a call is a `RuntimeError`, as it would stop that loop.
 from __future__ import annotations
 
 from reqtt.blocking.client import Client, Events, Subscription
-from reqtt.blocking.requester import Gather, Requester
+from reqtt.blocking.requester import Gather, Requester, Stream
 from reqtt.blocking.responder import Middleware, Responder
 
-__all__ = ["Client", "Events", "Gather", "Middleware", "Requester", "Responder", "Subscription"]
+__all__ = ["Client", "Events", "Gather", "Middleware", "Requester", "Responder", "Stream", "Subscription"]

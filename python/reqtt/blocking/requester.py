@@ -5,6 +5,7 @@ waiting is native, too.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, cast, overload
 
@@ -15,6 +16,7 @@ from reqtt.blocking.client import Client, own_or_shared, wait
 from reqtt.errors import ClientClosed, ReqttError
 from reqtt.gather import GatherState, check_rules
 from reqtt.retry import Retry, ask_and_wait, check_retry
+from reqtt.stream import FIRST_CREDIT, SILENCE, StreamState
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from reqtt.codecs import Payload
     from reqtt.requester import ResponseTopic
 
-__all__ = ["Gather", "Requester"]
+__all__ = ["Gather", "Requester", "Stream"]
 
 T = TypeVar("T")
 
@@ -232,6 +234,50 @@ class Requester:
         state.token = self._asks._gather(topic, payload, inbox, inbox, stall=stall, **options)
         return Gather(state, inbox)
 
+    @overload
+    def stream(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: None = None,
+        idle_timeout: float | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Stream[_core.Response]: ...
+    @overload
+    def stream(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: type[T],
+        idle_timeout: float | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Stream[T]: ...
+    def stream(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        response_type: Any = None,
+        idle_timeout: float | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Stream[Any]:
+        """Sends one request to a responder that streams, and takes its items in order.
+
+        Takes and raises what `reqtt.Requester.stream` does. The responder is only heard while the thread
+        waits for an item: one that takes none for 30 s is taken for gone.
+
+            for line in req.stream("logs/heater/follow", response_type=str, idle_timeout=60):
+                print(line)
+        """
+        state = self._asks._stream_state(topic, response_type, idle_timeout, options.get("timeout"))
+        inbox = _core.Inbox()
+        state.token = self._asks._gather(
+            topic, payload, inbox, inbox, stall=SILENCE, credit=FIRST_CREDIT, **options
+        )
+        return Stream(state, inbox)
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -317,3 +363,66 @@ class Gather(Iterator["T | ReqttError"], Generic[T]):
 
     def __del__(self) -> None:
         self._state.finish()
+
+
+class Stream(Iterator[T], Generic[T]):
+    """The items that a responder streams to one request, for one thread. `Requester.stream` makes it.
+
+    `for` gives the items in the order in which the responder made them, each once. `close()`, leaving `with`,
+    an exception in the wait for an item, or letting go of it ends it early: the responder is told, and closes
+    its generator. It can be used once.
+
+        with req.stream("logs/heater/follow", response_type=Line) as lines:
+            for line in lines:
+                print(line)
+    """
+
+    def __init__(self, state: StreamState, inbox: _core.Inbox) -> None:
+        self._state = state
+        self._inbox = inbox
+
+    def __repr__(self) -> str:
+        over = ", over" if self._state.over else ""
+        return f"<reqtt.blocking.Stream of {self._state.taken} items{over}>"
+
+    def __next__(self) -> T:
+        state = self._state
+        try:
+            while not state.ready():
+                self._take()
+            item: T = state.take()
+        except StopAsyncIteration:
+            self.close()
+            raise StopIteration from None
+        except BaseException:
+            self.close()
+            raise
+        return item
+
+    def _take(self) -> None:
+        until = self._state.until()
+        try:
+            outcome: Any = self._inbox.take(None if until is None else max(0.0, until - time.monotonic()))
+        except ReqttError as error:
+            self._state.end(error)
+        except TimeoutError:
+            raise self._state.timed_out() from None
+        else:
+            if outcome is None:
+                self._state.end(None)
+            else:
+                self._state.item(outcome)
+
+    def close(self) -> None:
+        """Takes no more items, forgets those that wait, and tells the responder. Closing twice is nothing."""
+        self._state.leave()
+        self._inbox.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
