@@ -110,7 +110,8 @@ def test_its_tag_is_the_one_that_this_interpreter_needs() -> None:
 
 
 def test_it_holds_the_packages_with_their_types_and_nothing_else(names: list[str]) -> None:
-    assert {name.partition("/")[0] for name in names} == {"reqtt", "pytest_reqtt", f"reqtt-{version()}.dist-info"}
+    tops = {name.partition("/")[0] for name in names}
+    assert tops == {"reqtt", "pytest_reqtt", f"reqtt-{version()}.dist-info"}
     assert {"reqtt/py.typed", "reqtt/_core.pyi", "reqtt/__main__.py"} <= set(names)
     assert len([name for name in names if name.endswith((".so", ".pyd"))]) == 1
     assert [name for name in names if name.endswith((".pyc", ".rs", ".toml")) or "/test_" in name] == []
@@ -127,7 +128,7 @@ def test_the_sbom_inside_names_every_crate_with_its_licence() -> None:
     sbom = json.loads(read(".cyclonedx.json"))
     assert sbom["bomFormat"] == "CycloneDX"
     crates = {part["name"]: part for part in sbom["components"]}
-    assert {"reqtt-core", "reqtt-loopback", "rumqttc-v5-next", "tokio", "rustls", "ring", "pyo3"} <= set(crates)
+    assert {"reqtt-core", "reqtt-loopback", "rumqttc-v5-next", "tokio", "rustls", "pyo3"} <= set(crates)
     assert [name for name, part in crates.items() if not part.get("licenses") or not part.get("purl")] == []
 
 
@@ -204,5 +205,5 @@ def test_import_is_quick(bare: Environment, capsys: pytest.CaptureFixture[str]) 
     best("import reqtt")
     cost = best("import reqtt") - best("pass")
     with capsys.disabled():
-        print(f"\nimport reqtt: {cost * 1000:.0f} ms of {IMPORT * 1000:.0f}")
+        sys.stdout.write(f"\nimport reqtt: {cost * 1000:.0f} ms of {IMPORT * 1000:.0f}\n")
     assert cost < 3 * IMPORT, f"{cost * 1000:.0f} ms"
