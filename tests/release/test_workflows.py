@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -86,6 +87,31 @@ def test_what_is_published_was_built_by_the_same_run_and_tried() -> None:
     assert jobs["pypi"]["needs"] == "wheels"
     assert jobs["pypi"]["environment"]["name"] == "pypi"
     assert jobs["github"]["needs"] == "pypi"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the step is a shell script")
+@pytest.mark.parametrize(
+    ("tag", "heading", "complaint"),
+    [
+        ("v1.2.3", "## [1.2.3] - 2030-01-31", ""),
+        ("v1.2.4", "## [1.2.3] - 2030-01-31", "tag v1.2.4, but Cargo.toml has 1.2.3"),
+        ("v1.2.3", "## [1.2.3] - unreleased", "CHANGELOG.md has no line '## [1.2.3] - date'"),
+    ],
+)
+def test_a_tag_that_does_not_fit_is_refused(tag: str, heading: str, complaint: str, tmp_path: Path) -> None:
+    manifest = (ROOT / "Cargo.toml").read_text(encoding="utf-8")
+    (tmp_path / "Cargo.toml").write_text(re.sub(r'(?m)^version = ".*"$', 'version = "1.2.3"', manifest))
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{heading}\n")
+    job = load(ROOT / ".github/workflows/release.yml")["jobs"]["version"]
+    done = subprocess.run(
+        ["bash", "-e", "-c", job["steps"][-1]["run"]],
+        cwd=tmp_path,
+        env=os.environ | {"GITHUB_REF_NAME": tag},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode != 0, done.stdout.strip()) == (bool(complaint), complaint)
 
 
 def test_wheels_are_built_for_every_platform_with_and_without_the_gil() -> None:
