@@ -6,12 +6,12 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 .venv/bin/maturin build --release --quiet --out "$work/dist"
-.venv/bin/maturin sdist --quiet --out "$work/dist"
+.venv/bin/maturin sdist --out "$work/dist" >"$work/sdist.log" 2>&1 || { cat "$work/sdist.log" >&2; exit 1; }
 wheel=$(ls "$work"/dist/*.whl)
 echo "built $(basename "$wheel")"
 case "$wheel" in *-cp311-abi3-*) ;; *) echo "not an abi3 wheel for Python 3.11 and up" >&2; exit 1 ;; esac
 
-# What was compiled for the wheel need not be compiled again for the source distribution.
+# Other crates need not be compiled again for the source distribution.
 REQTT_DIST="$work/dist" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}" \
     .venv/bin/python -m pytest -q -p no:cacheprovider tests/release/test_sdist.py
 
