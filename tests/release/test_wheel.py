@@ -133,7 +133,7 @@ def test_the_sbom_inside_names_every_crate_with_its_licence() -> None:
 
 
 def test_it_puts_no_file_outside_its_packages(bare: Environment) -> None:
-    library = Path(sysconfig.get_path("purelib", vars={"base": "", "platbase": ""}).lstrip("/\\"))
+    library = Path(sysconfig.get_path("purelib", "venv", {"base": "", "platbase": ""}).lstrip("/\\"))
     # msgspec is all that it needs.
     homes = {library / name for name in ("reqtt", "pytest_reqtt", "msgspec")}
     strangers = {
