@@ -8,7 +8,7 @@ SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml
 
 SEEDS ?= 100000
 
-.PHONY: help demo test test-rust simulate test-python interop lint format build clean wheels leaks chaos fuzz bench report count
+.PHONY: help demo test test-rust simulate test-python interop lint format build clean wheels leaks chaos fuzz bench report count audit
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,15 @@ test: lint test-rust test-python wheels ## Install what the tests need, and run 
 
 test-rust:
 	cargo test --locked --quiet
+
+# The advisories come from the network: without it, make audit CHECKS="licenses bans sources".
+CHECKS ?= all
+AUDIT_ALL := $(filter all,$(CHECKS))
+audit: ## Licences, known weaknesses and sources of the crates: make audit CHECKS=all
+	@cargo deny --version >/dev/null 2>&1 && { [ -z "$(AUDIT_ALL)" ] || cargo audit --version >/dev/null 2>&1; } || { echo \
+	  "make audit needs cargo-deny and cargo-audit: cargo install --locked cargo-deny cargo-audit"; exit 1; }
+	cargo deny --locked $(if $(AUDIT_ALL),,--offline) check $(CHECKS)
+	$(if $(AUDIT_ALL),for lock in Cargo.lock fuzz/Cargo.lock benchmarks/limit/Cargo.lock; do cargo audit --file $$lock || exit 1; done)
 
 simulate: ## Play the core in SEEDS simulated worlds (make simulate SEEDS=100000)
 	REQTT_SEEDS=$(SEEDS) cargo test --locked --release --package reqtt-core --lib simulation -- --nocapture
@@ -79,7 +88,7 @@ format: $(VENV)/tools ## Format the sources
 	$(BIN)/ruff format
 
 # What runs on another interpreter: binding and event loops, and the cases as a whole.
-wheels: build ## Build the abi3 wheel and try it on every CPython from 3.11 up
+wheels: build $(VENV)/tools ## Build the abi3 wheel and the sdist, and try them on every CPython from 3.11 up
 	tests/wheels.sh tests/cases tests/test_bind.py tests/test_loops.py tests/test_blocking.py
 
 REQUESTS ?= 1000000

@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# Builds the abi3 wheel and runs the tests with it on every CPython from 3.11 up that is here. Arguments go to pytest.
+# Builds the abi3 wheel and the source distribution, tries both as a user gets them, and runs the tests with the wheel on
+# every CPython from 3.11 up that is here. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 .venv/bin/maturin build --release --quiet --out "$work/dist"
+.venv/bin/maturin sdist --out "$work/dist" >"$work/sdist.log" 2>&1 || { cat "$work/sdist.log" >&2; exit 1; }
 wheel=$(ls "$work"/dist/*.whl)
 echo "built $(basename "$wheel")"
 case "$wheel" in *-cp311-abi3-*) ;; *) echo "not an abi3 wheel for Python 3.11 and up" >&2; exit 1 ;; esac
+
+# Other crates need not be compiled again for the source distribution.
+REQTT_DIST="$work/dist" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}" \
+    .venv/bin/python -m pytest -q -p no:cacheprovider tests/release/test_sdist.py
 
 # Where interpreters usually are: on the PATH, and where pyenv keeps them.
 candidates=$(
@@ -25,7 +31,7 @@ for python in $candidates; do
     "$work/$version/bin/python" -m pip install --quiet --group dev "$wheel"
     echo "CPython $version:"
     # Not the checks of sources and of load: they do not depend on the interpreter.
-    "$work/$version/bin/python" -m pytest -q -p no:cacheprovider "$@" \
+    REQTT_DIST="$work/dist" "$work/$version/bin/python" -m pytest -q -p no:cacheprovider "$@" tests/release/test_wheel.py \
         --ignore tests/test_typing.py --ignore tests/test_soak.py --ignore tests/support --ignore tests/test_docstrings.py
 done
 [ "$tried" != " " ] || { echo "no CPython from 3.11 up was found" >&2; exit 1; }
