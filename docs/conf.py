@@ -134,6 +134,9 @@ def read_docstring(app: Sphinx, kind: str, name: str, value: Any, options: Any, 
         else:
             section = bool(re.fullmatch(r"[A-Z]\w+:", head)) or (section and block.startswith("    "))
             read.append(re.sub(r"(?<!`)`([^`]+)`(?!`)(\w?)", quoted, block))
+    if kind in ("attribute", "data", "property"):
+        # Or napoleon takes what is before a colon for the type.
+        read.insert(0, "")
     lines[:] = "\n\n".join([*read, ""]).split("\n")
 
 
