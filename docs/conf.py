@@ -53,6 +53,9 @@ add_module_names = False
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 100
 
+# Stands for a colon while napoleon is at work.
+NO_TYPE = "\0"
+
 CONTENTS = """
 
 ```{toctree}
@@ -134,10 +137,14 @@ def read_docstring(app: Sphinx, kind: str, name: str, value: Any, options: Any, 
         else:
             section = bool(re.fullmatch(r"[A-Z]\w+:", head)) or (section and block.startswith("    "))
             read.append(re.sub(r"(?<!`)`([^`]+)`(?!`)(\w?)", quoted, block))
-    if kind in ("attribute", "data", "property"):
+    if kind in ("attribute", "data", "property") and read:
         # Or napoleon takes what is before a colon for the type.
-        read.insert(0, "")
+        read[0] = read[0].replace(":", NO_TYPE)
     lines[:] = "\n\n".join([*read, ""]).split("\n")
+
+
+def after_napoleon(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace(NO_TYPE, ":") for line in lines]
 
 
 def quoted(found: re.Match[str]) -> str:
@@ -175,4 +182,5 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", read_source)
     # Before napoleon reads the sections.
     app.connect("autodoc-process-docstring", read_docstring, priority=100)
+    app.connect("autodoc-process-docstring", after_napoleon, priority=900)
     app.connect("build-finished", finish)

@@ -16,7 +16,6 @@ from test_readme import PRINTED, ROOT, blocks, wait_for_responder
 FILES = [source for _, source in blocks(ROOT / "docs" / "tutorial.md")]
 
 
-
 def write(tmp_path: Path, number: int, url: str = PRINTED) -> str:
     """Writes a block into the file that its first line names."""
     source = FILES[number]
@@ -32,7 +31,9 @@ def ask(tmp_path: Path, name: str) -> subprocess.CompletedProcess[str]:
 
 def play(tmp_path: Path, url: str, lamp: int, phone: int) -> str:
     """The lamp is started, and what the phone prints."""
-    with subprocess.Popen([sys.executable, "-W", "error", write(tmp_path, lamp, url)], cwd=tmp_path) as process:
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", write(tmp_path, lamp, url)], cwd=tmp_path
+    ) as process:
         try:
             asyncio.run(wait_for_responder(url))
             asked = ask(tmp_path, write(tmp_path, phone, url))
