@@ -1,7 +1,7 @@
 """The site of these pages, by Sphinx: `make docs`.
 
-The source folder is the repository, so that the links which work on a forge work in the site as well. README.md
-is the start page.
+The source folder is the repository, so that the links which work on a forge work in the site as well.
+README.md is the start page.
 """
 
 from __future__ import annotations

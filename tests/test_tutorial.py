@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from conftest import Broker
 from test_readme import PRINTED, ROOT, blocks, wait_for_responder
 
