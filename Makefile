@@ -8,7 +8,7 @@ SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml
 
 SEEDS ?= 100000
 
-.PHONY: help demo test test-rust simulate test-python interop lint format build clean wheels leaks chaos fuzz bench report count audit
+.PHONY: help demo test test-rust simulate test-python interop lint format build clean wheels leaks chaos fuzz bench report count audit docs
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,7 @@ $(VENV)/built: $(VENV)/made $(SOURCES)
 	touch $@
 
 $(VENV)/tools: $(VENV)/made
-	$(BIN)/python -m pip install --quiet --group dev --group types --group examples
+	$(BIN)/python -m pip install --quiet --group dev --group types --group examples --group docs
 	touch $@
 
 build: $(VENV)/built ## Build and install into .venv
@@ -91,6 +91,11 @@ format: $(VENV)/tools ## Format the sources
 wheels: build $(VENV)/tools ## Build the abi3 wheel and the sdist, and try them on every CPython from 3.11 up
 	tests/wheels.sh tests/cases tests/test_bind.py tests/test_loops.py tests/test_blocking.py
 
+# Without a venv of its own, since the reference is made from what is installed.
+docs: build $(VENV)/tools ## Build the pages and the reference as a site in site/, links and warnings checked
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -c docs . site
+	@echo site/index.html
+
 REQUESTS ?= 1000000
 CUTS ?= 100
 leaks: build ## A million requests with timeouts, cancellations and cuts: what stays in memory?
@@ -135,4 +140,4 @@ count: $(VENV)/made ## Count the instructions of a request in the core, and set 
 	$(BIN)/python -m benchmarks.instructions --write
 
 clean: ## Remove what was built
-	rm -rf $(VENV) $(BENCH) target benchmarks/limit/target fuzz/target dist tests/interop/.made tests/interop/*/*/node_modules
+	rm -rf $(VENV) $(BENCH) target benchmarks/limit/target fuzz/target dist site tests/interop/.made tests/interop/*/*/node_modules

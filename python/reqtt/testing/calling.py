@@ -97,8 +97,8 @@ async def call(
     Args:
         handlers: a function with `@responder`, or whatever else `Responder` takes; the most specific filter
             that matches is asked.
-        topic, payload, response_type, qos, content_type, payload_format_indicator, user_properties,
-            correlation_data, response_topic: as in `Requester.request`.
+        topic, payload: as in `Requester.request`; so are response_type, qos, content_type,
+            payload_format_indicator, user_properties, correlation_data and response_topic.
         timeout: seconds, above 0, until the handler is cancelled; also what `request.remaining()` starts
             from, unless `message_expiry_interval` says otherwise.
         client: what a parameter annotated with `Client` gets.
