@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import urllib.error
@@ -154,8 +153,7 @@ async def test_a_second_tab_sees_the_lamp_and_its_own_responses_only(browser: Br
 async def test_a_response_to_what_was_not_asked_is_dropped(browser: Browser, page: str) -> None:
     await browser.click("#run")
     await browser.until("document.querySelector('#presence').textContent === 'The responder is stopped.'")
-    with urllib.request.urlopen(f"{page}facts.json", timeout=10) as facts:
-        broker = json.load(facts)["broker"]
+    broker = (await browser.run("return fetch('facts.json').then((it) => it.json())"))["broker"]
     # Somebody who answers with Correlation Data of their own.
     async with reqtt.Client(broker) as stranger, stranger.subscribe("cmnd/#") as commands:
         await browser.click("#switch")
@@ -188,9 +186,8 @@ async def test_it_fits_a_phone_and_a_desktop_light_and_dark(
     papers = set()
     for width, dark in ((360, False), (360, True), (1100, False), (1100, True)):
         folder = Path(os.environ.get("REQTT_SCREENSHOTS") or tmp_path)
-        await browser.screenshot(
-            folder / f"{width}-{'dark' if dark else 'light'}.png", width=width, dark=dark
-        )
+        shot = await browser.screenshot(width=width, dark=dark)
+        (folder / f"{width}-{'dark' if dark else 'light'}.png").write_bytes(shot)
         assert await browser.run("return document.documentElement.scrollWidth") <= width
         papers.add(await browser.run("return getComputedStyle(document.body).backgroundColor"))
     assert len(papers) == 2

@@ -14,10 +14,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # WebDriver, section 12
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -33,7 +33,7 @@ class Browser:
         arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,900"]
         options = {
             "args": [*arguments, "--disable-background-networking", "--no-first-run"],
-            "binary": shutil.which("chromium"),
+            "binary": next(filter(None, map(shutil.which, _NAMES)), ""),
         }
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         made = self._send("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
@@ -131,15 +131,22 @@ class Browser:
     async def devtools(self, command: str, **parameters: Any) -> Any:
         return await self._ask("/goog/cdp/execute", {"cmd": command, "params": parameters})
 
-    async def screenshot(self, path: Path, *, width: int, dark: bool) -> None:
-        """Of the whole page."""
+    async def screenshot(self, *, width: int, dark: bool) -> bytes:
+        """Of the whole page, when nothing moves any more."""
         await self.devtools(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.devtools("Emulation.setEmulatedMedia", features=[scheme])
+        await self.run(
+            "return Promise.allSettled(document.getAnimations().map((it) => it.finished)).then(() => null)"
+        )
         taken = await self.devtools("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(taken["data"]))
+        return base64.b64decode(taken["data"])
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def website(
 
         def _is_ours(self) -> bool:
             """Not the name of a stranger that leads to this address."""
-            port = self.server.server_address[1]
+            port = self.connection.getsockname()[1]
             if self.headers.get("Host") in (f"127.0.0.1:{port}", f"localhost:{port}"):
                 return True
             if self.command == "GET":
@@ -94,7 +94,7 @@ def website(
         )
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
+            yield f"http://127.0.0.1:{server.socket.getsockname()[1]}/"
         finally:
             server.shutdown()
             thread.join()

@@ -39,6 +39,7 @@ function request(topic, payload) {
   $("received").textContent = "-";
   $("latency").textContent = "-";
   $("response").textContent = "-";
+  $("response").className = "";
   return new Promise((resolve, reject) => {
     const end = (settle, value) => {
       clearTimeout(entry.timer);
@@ -50,13 +51,14 @@ function request(topic, payload) {
       delivered: false,
       // That somebody subscribes is known from the PUBACK, or from the answer where that is faster.
       deliver() {
-        if (!entry.delivered) step("broker", "lamp", `PUBLISH ${payload}`, { detail: "to who subscribes to it" });
+        if (!entry.delivered) step("broker", "lamp", `PUBLISH ${payload}`, { detail: "to the one who subscribes to the topic" });
         entry.delivered = true;
       },
       answer: (response) => end(resolve, response),
       fail: (failure) => end(reject, failure),
       timer: setTimeout(() => {
         step("lamp", "phone", `no answer within ${TIMEOUT} s`, { at: since(), kind: "bad" });
+        client.removeOutgoingMessage(entry.messageId);
         entry.fail(new Failure(`no answer within ${TIMEOUT} s`, "timeout"));
       }, TIMEOUT * 1000),
     };
@@ -114,6 +116,7 @@ function onResponse(payload, properties) {
   $("received").textContent = key;
   $("latency").textContent = `${latency.toFixed(1)} ms`;
   $("response").textContent = `${status} ${text}`;
+  $("response").className = kind;
   entry.answer({ status, text, latency });
 }
 
@@ -220,7 +223,11 @@ function onConnect() {
 
 function onClose() {
   connected = false;
-  for (const entry of [...pending.values()]) entry.fail(new Failure("the connection broke", "disconnected"));
+  for (const entry of [...pending.values()]) {
+    // MQTT.js would send it again on the next connection, when nobody waits for it.
+    client.removeOutgoingMessage(entry.messageId);
+    entry.fail(new Failure("the connection broke", "disconnected"));
+  }
   show();
 }
 
