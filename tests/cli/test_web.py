@@ -125,7 +125,7 @@ async def test_without_a_responder_the_page_says_at_once_that_nobody_listens(
     await browser.until("document.querySelector('#presence').textContent === 'The responder is running.'")
     await browser.click("#switch")
     await browser.until(ON)
-    assert [row[2] for row in await rows(browser)][-1] == "0x10 nobody"
+    assert [row[2] for row in await rows(browser)][-1] == "nobody is listening (0x10)"
 
 
 async def test_a_second_tab_sees_the_lamp_and_its_own_responses_only(browser: Browser, page: str) -> None:

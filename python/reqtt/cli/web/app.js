@@ -78,13 +78,14 @@ function request(topic, payload) {
 function onPuback({ messageId, reasonCode }) {
   const entry = [...pending.values()].find((it) => it.messageId === messageId);
   if (!entry) return; // The response was faster.
+  const at = entry.since();
   if (reasonCode === 0x10) {
-    step("broker", "phone", "PUBACK 0x10 No matching subscribers", { at: entry.since(), kind: "bad" });
-    entry.fail(new Failure("nobody is listening", "0x10 nobody"));
-    $("latency").textContent = `${entry.since().toFixed(1)} ms to know it`;
+    step("broker", "phone", "PUBACK 0x10 No matching subscribers", { at, kind: "bad" });
+    entry.fail(new Failure("nobody is listening", "nobody is listening (0x10)"));
+    $("latency").textContent = `${at.toFixed(1)} ms to know it`;
   } else if (!reasonCode) {
     entry.deliver();
-    step("broker", "phone", "PUBACK 0x00 Success", { at: entry.since(), kind: "quiet" });
+    step("broker", "phone", "PUBACK 0x00 Success", { at, kind: "quiet" });
   }
 }
 
