@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import urllib.error
@@ -42,6 +43,15 @@ async def serving(*arguments: str) -> AsyncIterator[tuple[Child, str]]:
     async with running("demo", "--web", *arguments) as demo:
         line = await demo.line("a lamp and a switch on ")
         yield demo, line.split()[6]
+
+
+async def ended(demo: Child, how: signal.Signals) -> tuple[int, str]:
+    """Its exit code, and what it said that no one has waited for."""
+    demo.process.send_signal(how)
+    assert demo.process.stdout is not None
+    async with asyncio.timeout(5):
+        rest = await demo.process.stdout.read()
+        return await demo.process.wait(), rest.decode()
 
 
 @pytest.fixture
@@ -204,9 +214,8 @@ async def test_ctrl_c_ends_it_cleanly_and_the_page_says_so(browser: Browser) -> 
         await browser.click("#switch")
         await demo.line("cmnd/light-in-bedroom/power ON: 200")
         await browser.until(ON)
-        assert await demo.end(signal.SIGINT) == 130
+        assert await ended(demo, signal.SIGINT) == (130, "")
         await browser.until("document.querySelector('#connection').textContent === 'no connection'")
-        assert len(demo.lines) == 2
         # The port is free again.
         async with serving("--port", address.split(":")[2].strip("/")) as (_, again):
             assert again == address
@@ -235,6 +244,16 @@ def _status(url: str, headers: dict[str, str], method: str) -> int:
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
+
+
+async def test_a_browser_is_opened_only_where_asked_for() -> None:
+    browser = {"BROWSER": "echo opened %s"}
+    async with running("demo", "--web", "--open", env=browser) as demo:
+        address = (await demo.line("a lamp and a switch on ")).split()[6]
+        await demo.line(f"opened {address}")
+    async with running("demo", "--web", env=browser) as demo:
+        await demo.line("a lamp and a switch on ")
+        assert await ended(demo, signal.SIGTERM) == (0, "")
 
 
 async def test_options_that_do_not_fit() -> None:

@@ -35,8 +35,12 @@ class Lamp:
 
     async def __aenter__(self) -> Self:
         await self._client.connect()
-        await self._tell(_STATE, self._power)
-        await self.run(True)
+        try:
+            await self._tell(_STATE, self._power)
+            await self.run(True)
+        except BaseException:
+            await self._client.close()
+            raise
         return self
 
     async def __aexit__(

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from reqtt.cli import _exit
+from reqtt.cli._output import note
 from reqtt.cli._running import first_signal
 from reqtt.cli._scene import play
 
@@ -75,5 +76,7 @@ async def _serve(port: int, open_browser: bool) -> int:
                 if open_browser:
                     import webbrowser
 
-                    webbrowser.open(address)
+                    # One of the terminal would hold up the loop.
+                    if not await asyncio.to_thread(webbrowser.open, address):
+                        note("reqtt: --open found no browser: open the address yourself")
                 return await stopped
