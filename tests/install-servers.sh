@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Installs what the tests run against (Mosquitto and its clients) and count with (valgrind), from Debian's packages,
-# where they are missing.
+# Installs what the tests run against (Mosquitto and its clients, Chromium and its driver) and count with (valgrind),
+# from Debian's packages, where they are missing.
 set -euo pipefail
 missing=()
-for program in mosquitto mosquitto_pub valgrind; do
+for program in mosquitto mosquitto_pub valgrind chromedriver; do
     command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || missing+=("$program")
 done
+# It has several names.
+command -v chromium chromium-browser google-chrome >/dev/null || missing+=(chromium)
 [ ${#missing[@]} -eq 0 ] && exit 0
 if ! command -v apt-get >/dev/null; then
-    echo "missing: ${missing[*]}. Install Mosquitto 2, its clients and valgrind, then run this again." >&2
+    echo "missing: ${missing[*]}. Install Mosquitto 2, its clients, valgrind, Chromium and its driver, then run this again." >&2
     exit 1
 fi
 sudo=()
@@ -17,4 +19,4 @@ export DEBIAN_FRONTEND=noninteractive
 # The tests start their own brokers: the packaged service must not start with the installation.
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" env RUNLEVEL=1 apt-get install -y -qq --no-install-recommends \
-    mosquitto mosquitto-clients valgrind >/dev/null
+    mosquitto mosquitto-clients valgrind chromium chromium-driver >/dev/null
