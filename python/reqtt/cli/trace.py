@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import time
 from collections import deque
@@ -110,13 +109,10 @@ class _Tracer:
         """Until a signal, `count` or `duration`; gives the exit code."""
         self._count = count
         self._over = asyncio.get_running_loop().create_future()
-        async with self._target.client() as client, contextlib.AsyncExitStack() as stack:
-            subscriptions = [
-                await stack.enter_async_context(self._subscribe(client, each)) for each in self._filters
-            ]
+        # One subscription, since each has a queue of its own: a response must not overtake its request.
+        async with self._target.client() as client, self._subscribe(client, *self._filters) as subscription:
             note(f"watching {' '.join(self._filters)}, until Ctrl-C")
-            for subscription in subscriptions:
-                self._start(self._watch(client, subscription))
+            self._start(self._watch(client, subscription))
             self._start(self._expire())
             with first_signal() as stopped:
                 try:
@@ -131,9 +127,9 @@ class _Tracer:
         note(summary(list(self.exchanges)))
         return code
 
-    def _subscribe(self, client: reqtt.Client, topic_filter: str) -> reqtt.Subscription:
+    def _subscribe(self, client: reqtt.Client, *topic_filters: str) -> reqtt.Subscription:
         # A retained message is no request that is made now.
-        return client.subscribe(topic_filter, qos=self._target.qos, retain_handling=2, max_queue=100_000)
+        return client.subscribe(*topic_filters, qos=self._target.qos, retain_handling=2, max_queue=100_000)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
