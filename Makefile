@@ -87,9 +87,10 @@ format: $(VENV)/tools ## Format the sources
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format
 
-# What runs on another interpreter: binding and event loops, and the cases as a whole.
+# What depends on the interpreter: binding, event loops, threads, and the cases that use most of it.
 wheels: build $(VENV)/tools ## Build the abi3 wheel and the sdist, and try them on every CPython from 3.11 up
-	tests/wheels.sh tests/cases tests/test_bind.py tests/test_loops.py tests/test_blocking.py
+	tests/wheels.sh tests/cases/test_requester.py tests/cases/test_responder.py tests/test_bind.py tests/test_loops.py \
+		tests/test_blocking.py
 
 # Without a venv of its own, since the reference is made from what is installed.
 docs: build $(VENV)/tools ## Build the pages and the reference as a site in site/, links and warnings checked
