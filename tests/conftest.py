@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ pytest_plugins = ["pytest_reqtt"]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "case(*rows): rows of the behavioural cases that the test shows")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So does a shell with what it starts in the background, and the programs started here would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
