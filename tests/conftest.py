@@ -26,7 +26,7 @@ pytest_plugins = ["pytest_reqtt"]
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "case(*rows): rows of the behavioural cases that the test shows")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # So does a shell with what it starts in the background, and the programs started here would inherit it.
+        # A shell does so to what it starts in the background; programs started here would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
