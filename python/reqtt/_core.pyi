@@ -36,6 +36,7 @@ __all__ = [
     "own_topic",
     "parse_filter",
     "reason_name",
+    "route",
     "topic_matches",
 ]
 
@@ -821,6 +822,9 @@ def check_filter(topic_filter: str) -> None:
 
 def topic_matches(topic_filter: str, topic: str) -> bool:
     """Whether `topic` matches `topic_filter` (MQTT 5.0, section 4.7)."""
+
+def route(filters: Sequence[str], topic: str) -> tuple[int, list[tuple[str, str]]] | None:
+    """Which of these filters answers `topic`, the most specific: its place, and what it captures."""
 
 def own_topic(client_id: str, response_information: str | None, name: str) -> str:
     """The topic `name` below the place where this client may receive what others address to it."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from reqtt._core import Request, Response, _response, check_topic, topic_matches
+from reqtt._core import Request, Response, _response, check_topic, route
 from reqtt._status import error_from_response
 from reqtt.errors import NoMatchingSubscribers, ReqttError, ResponseTimeout
 from reqtt.responder import Middleware, ResponderSpec, compile_runner
@@ -121,7 +121,7 @@ async def call(
     if not (timeout > 0 and math.isfinite(timeout)):
         raise ValueError(f"timeout must be above 0 and finite, in seconds, not {timeout}")
     check_topic(topic)
-    spec = _handler_for(collect(handlers), topic)
+    spec, captures = _handler_for(collect(handlers), topic)
     if spec.streams:
         raise TypeError(
             f"{spec.name} streams, and a call has one response: iterate over the function itself, or use"
@@ -131,7 +131,7 @@ async def call(
     request = Request(
         topic,
         payload,
-        captures=_captures(spec.topic_filter, topic),
+        captures=captures,
         response_topic=response_topic,
         correlation_data=correlation_data or secrets.token_urlsafe(12).encode(),
         content_type=content_type,
@@ -162,29 +162,14 @@ async def call(
     return _answer(request, response_type)
 
 
-def _handler_for(specs: list[ResponderSpec], topic: str) -> ResponderSpec:
-    matching = [spec for spec in specs if topic_matches(spec.mqtt_filter, topic)]
-    if not matching:
+def _handler_for(specs: list[ResponderSpec], topic: str) -> tuple[ResponderSpec, dict[str, str]]:
+    """Who is asked, and what its filter captures."""
+    found = route([spec.topic_filter for spec in specs], topic)
+    if found is None:
         there = ", ".join(f'{spec.name} answers "{spec.topic_filter}"' for spec in specs[:5])
         raise NoMatchingSubscribers(f'nobody subscribes to "{topic}": {there}', topic=topic)
-    return min(matching, key=_wildness)
-
-
-def _wildness(spec: ResponderSpec) -> list[int]:
-    """Level by level from the left a word comes before `+`, and `+` before `#`."""
-    return [
-        ("+", "#").index(level) + 1 if level in ("+", "#") else 0 for level in spec.mqtt_filter.split("/")
-    ]
-
-
-def _captures(topic_filter: str, topic: str) -> dict[str, str]:
-    found = {}
-    levels = topic.split("/")
-    for index, level in enumerate(topic_filter.split("/")):
-        if level.startswith("{"):
-            name, _, wildcard = level[1:-1].partition(":")
-            found[name] = "/".join(levels[index:]) if wildcard == "#" else levels[index]
-    return found
+    place, captures = found
+    return specs[place], dict(captures)
 
 
 def _answer(request: Request, response_type: Any) -> Any:

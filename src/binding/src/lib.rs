@@ -2,6 +2,7 @@
 //! decided in `reqtt-core`, what Python means in the package around it.
 
 use pyo3::prelude::*;
+use reqtt_core::topic::{Pattern, Router};
 
 mod blocking;
 mod bridge;
@@ -17,10 +18,13 @@ mod requester;
 mod runtime;
 mod waiters;
 
+/// Name and value.
+type Captures = Vec<(String, String)>;
+
 /// The MQTT filter of `text`, and the names of its captures.
 #[pyfunction]
 fn parse_filter(py: Python<'_>, text: &str) -> PyResult<(String, Vec<String>)> {
-    let pattern = reqtt_core::topic::Pattern::parse(text).map_err(|error| errors::to_py(py, &error))?;
+    let pattern = Pattern::parse(text).map_err(|error| errors::to_py(py, &error))?;
     Ok((pattern.filter().to_owned(), pattern.names().map(str::to_owned).collect()))
 }
 
@@ -40,6 +44,27 @@ fn check_filter(py: Python<'_>, topic_filter: &str) -> PyResult<()> {
 #[pyfunction]
 fn topic_matches(topic_filter: &str, topic: &str) -> bool {
     reqtt_core::topic::matches(topic_filter, topic)
+}
+
+/// Which of these filters answers `topic`, the most specific: its place, and what it captures.
+#[pyfunction]
+fn route(py: Python<'_>, filters: Vec<String>, topic: &str) -> PyResult<Option<(usize, Captures)>> {
+    let find = || {
+        let mut router = Router::new();
+        for (place, text) in filters.iter().enumerate() {
+            let pattern = Pattern::parse(text)?;
+            let filter = pattern.filter().to_owned();
+            // The first of those that differ in their groups only.
+            if router.get(&filter).is_none() {
+                router.insert(&filter, (place, pattern))?;
+            }
+        }
+        Ok(router.route(topic).map(|(place, pattern)| {
+            let captures = pattern.captures(topic).unwrap_or_default().into_iter();
+            (*place, captures.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        }))
+    };
+    find().map_err(|error: reqtt_core::Error| errors::to_py(py, &error))
 }
 
 /// The topic `name` below the place where this client may receive what others address to it.
@@ -74,6 +99,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(check_topic, module)?)?;
     module.add_function(wrap_pyfunction!(check_filter, module)?)?;
     module.add_function(wrap_pyfunction!(topic_matches, module)?)?;
+    module.add_function(wrap_pyfunction!(route, module)?)?;
     module.add_function(wrap_pyfunction!(own_topic, module)?)?;
     module.add_function(wrap_pyfunction!(reason_name, module)?)?;
     module.add_function(wrap_pyfunction!(message::response_from, module)?)?;
