@@ -149,7 +149,7 @@ def start(
     options: dict[str, Any],
 ) -> tuple[Coroutine[Any, Any, Any], Call[Any]]:
     """Sends the first copy; gives what waits for the answer, and that copy. For the native `request`."""
-    asking = _asking(requester, topic, payload, timeout, retry, hedge, options)
+    asking = _Asking(requester, topic, payload, timeout, retry, hedge, options)
     first = asking.send(0)
     return asking.run(first), first
 
@@ -158,31 +158,7 @@ def ask_and_wait(
     requester: Requester, topic: str, payload: Any, timeout: float, retry: Retry, options: dict[str, Any]
 ) -> Any:
     """The same for a thread without a loop: sends, and waits."""
-    return _asking(requester, topic, payload, timeout, retry, None, options).wait()
-
-
-def _asking(
-    requester: Requester,
-    topic: str,
-    payload: Any,
-    timeout: float,
-    retry: object,
-    hedge: object,
-    options: dict[str, Any],
-) -> _Asking:
-    check_retry(retry)
-    _check_hedge(requester, hedge, options)
-    # Once, so that all copies are alike.
-    payload, content_type, indicator = codecs.encode(payload, options.get("content_type"))
-    if options.get("content_type") is None:
-        options["content_type"] = content_type
-    if options.get("payload_format_indicator") is None:
-        options["payload_format_indicator"] = indicator
-    if isinstance(options.get("user_properties"), Iterator):
-        options["user_properties"] = tuple(options["user_properties"])
-    return _Asking(
-        requester, topic, payload, timeout, retry if isinstance(retry, Retry) else _ONCE, hedge, options
-    )
+    return _Asking(requester, topic, payload, timeout, retry, None, options).wait()
 
 
 def _check_hedge(requester: Requester, hedge: Any, options: dict[str, Any]) -> None:
@@ -205,19 +181,29 @@ class _Asking:
         self,
         requester: Requester,
         topic: str,
-        payload: bytes,
+        payload: Any,
         timeout: float,
-        retry: Retry,
+        retry: object,
         hedge: Any,
         options: dict[str, Any],
     ) -> None:
+        check_retry(retry)
+        _check_hedge(requester, hedge, options)
+        retry = retry if isinstance(retry, Retry) else _ONCE
         self._requester = requester
         self._topic = topic
-        self._payload = payload
         self._timeout = timeout
         self._retry = retry
         self._hedge = hedge
         self._options = options
+        # Once, so that all copies are alike.
+        self._payload, content_type, indicator = codecs.encode(payload, options.get("content_type"))
+        if options.get("content_type") is None:
+            options["content_type"] = content_type
+        if options.get("payload_format_indicator") is None:
+            options["payload_format_indicator"] = indicator
+        if isinstance(options.get("user_properties"), Iterator):
+            options["user_properties"] = tuple(options["user_properties"])
         self._own_correlation = options.get("correlation_data") is None and retry.attempts > 1
         if self._own_correlation:
             options["correlation_data"] = _correlation_data()
