@@ -18,7 +18,7 @@ use super::LULL;
 
 /// So many messages within that moment, and more are on their way.
 const BURST: usize = 4;
-/// So many of those in a row, and each packet is news again ...
+/// So many moments in a row that were not worth waiting for, and each packet is news again ...
 const CALM: u32 = 40;
 /// ... for so long at least.
 const REST: Duration = Duration::from_millis(50);
@@ -88,7 +88,7 @@ impl Watch {
     pub fn stop(&mut self) {
         if self.mode != Mode::Off {
             let _ = epoll::delete(&self.set, &self.socket);
-            let _ = self.arm(0);
+            let _ = self.arm(Duration::ZERO);
             self.mode = Mode::Off;
         }
     }
@@ -112,20 +112,17 @@ impl Watch {
             Mode::Timer { calm } if *calm < CALM => *calm += 1,
             Mode::Timer { .. } => {
                 self.mode = Mode::Socket { since: now, messages: 0, rest: now + REST };
-                self.arm(0)?;
+                self.arm(Duration::ZERO)?;
                 return self.mask(EventFlags::IN);
             }
         }
-        let nanos = if bytes >= PLENTY { 1 } else { lull(awaited).as_nanos() };
-        self.arm(nanos.try_into().unwrap_or(1))
+        self.arm(if bytes >= PLENTY { Duration::from_nanos(1) } else { lull(awaited) })
     }
 
-    /// Lets the timer wake the loop once, in so many nanoseconds; with zero, not at all.
-    fn arm(&self, nanos: u32) -> io::Result<()> {
-        let once = Itimerspec {
-            it_interval: Timespec::default(),
-            it_value: Timespec { tv_sec: 0, tv_nsec: nanos.into() },
-        };
+    /// Lets the timer wake the loop once, after so long; with zero, not at all.
+    fn arm(&self, after: Duration) -> io::Result<()> {
+        let it_value = Timespec { tv_sec: 0, tv_nsec: after.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: Timespec::default(), it_value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
         Ok(())
     }
