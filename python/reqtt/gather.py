@@ -67,7 +67,7 @@ class Gather(AsyncIterator["T | ReqttError"], Generic[T]):
 
     def close(self) -> None:
         """Takes no more responses, and forgets those that wait. Closing twice is nothing."""
-        self._state.forget()
+        self._state.leave()
 
     async def __aenter__(self) -> Self:
         return self
@@ -160,19 +160,30 @@ class GatherState:
             if self.token is not None:
                 self._give_up(self.token)
 
-    def forget(self) -> None:
+    def leave(self) -> None:
+        """The consumer has gone."""
         self.finish()
         self._queue.clear()
         self._changed.set()
 
     async def next(self) -> Any:
-        while not self._queue:
-            if self._error is not None:
-                raise self._error
-            if self.over:
-                raise StopAsyncIteration
+        while not self.ready():
             self._changed.clear()
             await self._changed.wait()
+        return self.take()
+
+    def ready(self) -> bool:
+        """Whether there is a response; StopAsyncIteration or what ended it, where none will come."""
+        if self._queue:
+            return True
+        if self._error is not None:
+            raise self._error
+        if self.over:
+            raise StopAsyncIteration
+        return False
+
+    def take(self) -> Any:
+        """The response that is there."""
         return self._queue.popleft()
 
 

@@ -11,7 +11,7 @@ import inspect
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from reqtt import _core
     from reqtt._options import ClientOptions
     from reqtt.discovery import Discovery, Presence
     from reqtt.journal import Journal
@@ -185,19 +186,7 @@ class Responder:
             await self._control.open()
         calls = []
         for spec, runner in zip(self._specs, self._runners, strict=True):
-            number, call = self.client._connection.respond(
-                spec.topic_filter,
-                runner,
-                group=spec.group,
-                qos=spec.qos,
-                concurrency=spec.concurrency,
-                # A stream may last for ever: its request would take room in the broker's in-flight window.
-                ack_on_receipt=spec.streams or spec.ack == "on_receipt",
-                deduplicate=bool(spec.deduplicate),
-                run_without_response_topic=spec.without_response_topic == "run",
-                allowed_response_topics=list(spec.allowed_response_topics),
-                retained=spec.retained,
-            )
+            number, call = open_responder(self.client._connection, spec, runner)
             self._ids.append(number)
             calls.append(call)
         for call in calls:
@@ -225,7 +214,7 @@ class Responder:
         ended = asyncio.ensure_future(self.client._state.ended())
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            with _stop_on_signals(stop):
+            with on_first_signal(lambda _: stop.set()):
                 await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if self.client._state.lost is not None:
                     raise self.client._state.lost
@@ -345,8 +334,8 @@ def _journal_file(
 
 
 @contextlib.contextmanager
-def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    """The first SIGINT or SIGTERM sets `stop`; the next has its usual effect."""
+def on_first_signal(tell: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Tells of the first SIGINT or SIGTERM; the next has its usual effect."""
     loop = asyncio.get_running_loop()
     installed: list[signal.Signals] = []
 
@@ -354,17 +343,36 @@ def _stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
         while installed:
             loop.remove_signal_handler(installed.pop())
 
-    def first() -> None:
+    def first(number: signal.Signals) -> None:
         restore()
-        stop.set()
+        tell(number)
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             # Not on Windows' loops: there Ctrl-C cancels the main task, which drains on its way out.
             with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(number, first)
+                loop.add_signal_handler(number, first, number)
                 installed.append(number)
     try:
         yield
     finally:
         restore()
+
+
+def open_responder(
+    connection: _core.Connection, spec: ResponderSpec, runner: Any
+) -> tuple[int, _core.Call[None]]:
+    """Subscribes for one handler; gives its number, and what to wait for."""
+    return connection.respond(
+        spec.topic_filter,
+        runner,
+        group=spec.group,
+        qos=spec.qos,
+        concurrency=spec.concurrency,
+        # A stream may last for ever: its request would take room in the broker's in-flight window.
+        ack_on_receipt=spec.streams or spec.ack == "on_receipt",
+        deduplicate=bool(spec.deduplicate),
+        run_without_response_topic=spec.without_response_topic == "run",
+        allowed_response_topics=list(spec.allowed_response_topics),
+        retained=spec.retained,
+    )

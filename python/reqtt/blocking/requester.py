@@ -305,43 +305,32 @@ class Requester:
                 self.client.close(drain=False)
 
 
-class Gather(Iterator["T | ReqttError"], Generic[T]):
-    """The responses to one request, for one thread. `Requester.gather` makes it, and sends the request.
+class _Items(Iterator[T], Generic[T]):
+    """What comes for one request, for one thread."""
 
-    `for` gives them as they come, `list()` all that come until the end. `close()`, leaving `with`, or letting
-    go of it ends it early and frees its place. It can be used once.
+    _state: GatherState | StreamState
 
-        with req.gather("cmnd/all-lamps/power", "OFF", timeout=2) as responses:
-            for response in responses:
-                print(response)
-    """
-
-    def __init__(self, state: GatherState, inbox: _core.Inbox) -> None:
+    def __init__(self, state: GatherState | StreamState, inbox: _core.Inbox) -> None:
         self._state = state
         self._inbox = inbox
 
-    def __repr__(self) -> str:
-        over = ", over" if self._state.over else ""
-        return f"<reqtt.blocking.Gather of {self._state.taken} responses{over}>"
-
-    def __next__(self) -> T | ReqttError:
-        state = self._state
+    def __next__(self) -> T:
         try:
-            while not state._queue:
-                if state._error is not None:
-                    raise state._error
-                if state.over:
-                    raise StopIteration
-                self._take()
+            while not self._state.ready():
+                self._hear()
+            item: T = self._state.take()
+        except StopAsyncIteration:
+            self.close()
+            raise StopIteration from None
         except BaseException:
             self.close()
             raise
-        found: T | ReqttError = state._queue.popleft()
-        return found
+        return item
 
-    def _take(self) -> None:
+    def _hear(self, patience: float | None = None) -> None:
+        """Takes in what comes next; TimeoutError after so many seconds."""
         try:
-            outcome: Any = self._inbox.take()
+            outcome: Any = self._inbox.take(patience)
         except ReqttError as error:
             self._state.end(error)
             return
@@ -351,70 +340,7 @@ class Gather(Iterator["T | ReqttError"], Generic[T]):
             self._state.item(outcome)
 
     def close(self) -> None:
-        """Takes no more responses, and forgets those that wait. Closing twice is nothing."""
-        self._state.forget()
-        self._inbox.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._state.finish()
-
-
-class Stream(Iterator[T], Generic[T]):
-    """The items that a responder streams to one request, for one thread. `Requester.stream` makes it.
-
-    `for` gives the items in the order in which the responder made them, each once. `close()`, leaving `with`,
-    an exception in the wait for an item, or letting go of it ends it early: the responder is told, and closes
-    its generator. It can be used once.
-
-        with req.stream("logs/heater/follow", response_type=Line) as lines:
-            for line in lines:
-                print(line)
-    """
-
-    def __init__(self, state: StreamState, inbox: _core.Inbox) -> None:
-        self._state = state
-        self._inbox = inbox
-
-    def __repr__(self) -> str:
-        over = ", over" if self._state.over else ""
-        return f"<reqtt.blocking.Stream of {self._state.taken} items{over}>"
-
-    def __next__(self) -> T:
-        state = self._state
-        try:
-            while not state.ready():
-                self._take()
-            item: T = state.take()
-        except StopAsyncIteration:
-            self.close()
-            raise StopIteration from None
-        except BaseException:
-            self.close()
-            raise
-        return item
-
-    def _take(self) -> None:
-        until = self._state.until()
-        try:
-            outcome: Any = self._inbox.take(None if until is None else max(0.0, until - time.monotonic()))
-        except ReqttError as error:
-            self._state.end(error)
-        except TimeoutError:
-            raise self._state.timed_out() from None
-        else:
-            if outcome is None:
-                self._state.end(None)
-            else:
-                self._state.item(outcome)
-
-    def close(self) -> None:
-        """Takes no more items, forgets those that wait, and tells the responder. Closing twice is nothing."""
+        """Takes no more, and forgets what waits. Closing twice is nothing."""
         self._state.leave()
         self._inbox.close()
 
@@ -426,3 +352,45 @@ class Stream(Iterator[T], Generic[T]):
 
     def __del__(self) -> None:
         self.close()
+
+
+class Gather(_Items["T | ReqttError"], Generic[T]):
+    """The responses to one request, for one thread. `Requester.gather` makes it, and sends the request.
+
+    `for` gives them as they come, `list()` all that come until the end. `close()`, leaving `with`, or letting
+    go of it ends it early and frees its place. It can be used once.
+
+        with req.gather("cmnd/all-lamps/power", "OFF", timeout=2) as responses:
+            for response in responses:
+                print(response)
+    """
+
+    def __repr__(self) -> str:
+        over = ", over" if self._state.over else ""
+        return f"<reqtt.blocking.Gather of {self._state.taken} responses{over}>"
+
+
+class Stream(_Items[T], Generic[T]):
+    """The items that a responder streams to one request, for one thread. `Requester.stream` makes it.
+
+    `for` gives the items in the order in which the responder made them, each once. `close()`, leaving `with`,
+    an exception in the wait for an item, or letting go of it ends it early: the responder is told, and closes
+    its generator. It can be used once.
+
+        with req.stream("logs/heater/follow", response_type=Line) as lines:
+            for line in lines:
+                print(line)
+    """
+
+    _state: StreamState
+
+    def __repr__(self) -> str:
+        over = ", over" if self._state.over else ""
+        return f"<reqtt.blocking.Stream of {self._state.taken} items{over}>"
+
+    def _hear(self, patience: float | None = None) -> None:
+        until = self._state.until()
+        try:
+            super()._hear(None if until is None else max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            raise self._state.timed_out() from None

@@ -26,7 +26,7 @@ from reqtt.blocking.client import Client, own_or_shared, wait
 from reqtt.errors import ClientClosed, ConnectionLost, ReqttError
 from reqtt.responder import ResponderSpec, _body, _error, compile_runner
 from reqtt.router import collect
-from reqtt.serving import _journal_file
+from reqtt.serving import _journal_file, open_responder
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -159,18 +159,7 @@ class Responder:
     def _subscribe(self) -> None:
         calls = []
         for spec in self._specs:
-            number, call = self.client._connection.respond(
-                spec.topic_filter,
-                self._inbox,
-                group=spec.group,
-                qos=spec.qos,
-                concurrency=spec.concurrency,
-                ack_on_receipt=spec.ack == "on_receipt",
-                deduplicate=bool(spec.deduplicate),
-                run_without_response_topic=spec.without_response_topic == "run",
-                allowed_response_topics=list(spec.allowed_response_topics),
-                retained=spec.retained,
-            )
+            number, call = open_responder(self.client._connection, spec, self._inbox)
             self._ids.append(number)
             calls.append(call)
         for call in calls:

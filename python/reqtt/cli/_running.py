@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import reqtt
 from reqtt.cli import _exit
+from reqtt.serving import on_first_signal
 
-__all__ = ["first_signal", "serve_until_stopped"]
+__all__ = ["first_signal", "observed", "serve_until_stopped"]
 
 
 @contextlib.contextmanager
@@ -19,29 +21,14 @@ def first_signal() -> Iterator[asyncio.Future[int]]:
     """A future that the first SIGINT or SIGTERM fulfils with the exit code: 130, or 0. The next one has its
     usual effect.
     """
-    loop = asyncio.get_running_loop()
-    stopped: asyncio.Future[int] = loop.create_future()
-    installed: list[signal.Signals] = []
+    stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def restore() -> None:
-        while installed:
-            loop.remove_signal_handler(installed.pop())
-
-    def first(code: int) -> None:
-        restore()
+    def first(number: signal.Signals) -> None:
         if not stopped.done():
-            stopped.set_result(code)
+            stopped.set_result(_exit.INTERRUPTED if number == signal.SIGINT else _exit.OK)
 
-    if threading.current_thread() is threading.main_thread():
-        for number, code in ((signal.SIGINT, _exit.INTERRUPTED), (signal.SIGTERM, _exit.OK)):
-            # Not on Windows' loops: there Ctrl-C cancels the main task, which drains on its way out.
-            with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(number, first, code)
-                installed.append(number)
-    try:
+    with on_first_signal(first):
         yield stopped
-    finally:
-        restore()
 
 
 async def serve_until_stopped(
@@ -54,3 +41,23 @@ async def serve_until_stopped(
             waiting = {stopped, *also}
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
+
+
+async def observed(
+    request: reqtt.Request, call_next: Any, tell: Callable[[int, float], None]
+) -> reqtt.Response:
+    """The response to a request; `tell` gets its status and the seconds it took, whatever comes of it."""
+    began = time.perf_counter()
+    status = 500
+    try:
+        response: reqtt.Response = await call_next(request)
+        status = response.status
+        return response
+    except reqtt.RequestError as error:
+        status = error.status
+        raise
+    except asyncio.CancelledError:
+        status = 503
+        raise
+    finally:
+        tell(status, time.perf_counter() - began)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import time
 from typing import Any
 
 import reqtt
 from reqtt.cli._log import facts
 from reqtt.cli._modules import load
-from reqtt.cli._running import serve_until_stopped
+from reqtt.cli._running import observed, serve_until_stopped
 from reqtt.cli._target import Target
 from reqtt.responder import ResponderSpec
 from reqtt.router import collect
@@ -81,18 +80,7 @@ async def _tell_of_connection(client: reqtt.Client) -> None:
 
 
 async def _access(request: reqtt.Request, call_next: Any) -> reqtt.Response:
-    began = time.perf_counter()
-    status = 500
-    try:
-        response: reqtt.Response = await call_next(request)
-        status = response.status
-        return response
-    except reqtt.RequestError as error:
-        status = error.status
-        raise
-    except asyncio.CancelledError:
-        status = 503
-        raise
-    finally:
-        took = f"{(time.perf_counter() - began) * 1000:.2f}"
-        _log.info("request", extra=facts(topic=request.topic, status=status, ms=took))
+    def tell(status: int, took: float) -> None:
+        _log.info("request", extra=facts(topic=request.topic, status=status, ms=f"{took * 1000:.2f}"))
+
+    return await observed(request, call_next, tell)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ import reqtt
 from reqtt.cli import _exit
 from reqtt.cli._options import AsJson, with_target
 from reqtt.cli._output import emit_json, milliseconds, note, payload_facts, preview
-from reqtt.cli._running import serve_until_stopped
+from reqtt.cli._running import observed, serve_until_stopped
 from reqtt.cli._target import Target
 from reqtt.responder import ResponderSpec
 
@@ -117,20 +117,7 @@ class _Watch:
         self.over: asyncio.Future[int] | None = None
 
     async def __call__(self, request: reqtt.Request, call_next: Any) -> reqtt.Response:
-        began = time.perf_counter()
-        status = 500
-        try:
-            response: reqtt.Response = await call_next(request)
-            status = response.status
-            return response
-        except reqtt.RequestError as error:
-            status = error.status
-            raise
-        except asyncio.CancelledError:
-            status = 503
-            raise
-        finally:
-            self._tell(request, status, time.perf_counter() - began)
+        return await observed(request, call_next, functools.partial(self._tell, request))
 
     def _tell(self, request: reqtt.Request, status: int, took: float) -> None:
         if self._as_json:
