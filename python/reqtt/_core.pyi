@@ -190,6 +190,7 @@ class Connection:
         run_without_response_topic: bool,
         allowed_response_topics: Sequence[str],
         retained: bool,
+        azure: bool,
     ) -> tuple[int, Call[None]]:
         """Starts a responder; gives its id, and the call that ends with its SUBACK."""
 

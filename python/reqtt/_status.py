@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 else:
     from reqtt import _msgspec as msgspec
 
-__all__ = ["PROBLEM_JSON", "error_from_response", "error_reply", "remote_error", "wire_status"]
+__all__ = ["PROBLEM_JSON", "error_from_response", "error_reply", "is_azure", "remote_error", "wire_status"]
 
 _log = logging.getLogger("reqtt.responder")
 
@@ -46,6 +46,9 @@ _MAX_STRING = 65_535
 # A receiver may close the connection on these (MQTT 5.0, section 1.5.4).
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]+")
 
+# Of the RPC protocol of Azure IoT Operations.
+_VERSION = re.compile(r"1\.[0-9]{1,5}")
+
 _CLASSES: dict[int, type[RemoteError]] = {
     400: BadRequest,
     404: NotFound,
@@ -58,24 +61,42 @@ _CLASSES: dict[int, type[RemoteError]] = {
 def error_from_response(response: Response, topic: str | None = None) -> ReqttError | None:
     """The error that a response carries, or None for a success.
 
-    No `__stat`, or one of 200 to 299, is a success. A number from 400 on is a `RemoteError`, anything else an
-    `InvalidResponse`. `topic` is the request topic, for the text of the error.
+    No `__stat`, or one of 200 to 299 without `AppErrCode`, is a success. A number from 400 on is
+    a `RemoteError`, anything else an `InvalidResponse`. `topic` is the request topic, for the text of the
+    error.
     """
     properties: dict[str, str] = {}
     for key, value in response.user_properties:
         properties.setdefault(key, value)
+    where = f' from "{topic}"' if topic is not None else ""
+    version = properties.get("__protVer", "1.0")
+    if not _VERSION.fullmatch(version):
+        return InvalidResponse(
+            f"response{where} has protocol version {_shorten(version)!r}: 1.x is understood",
+            response=response,
+        )
     raw = properties.get("__stat")
     if raw is None:
         return None
     text = raw.strip()
-    where = f' from "{topic}"' if topic is not None else ""
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         return InvalidResponse(
             f"response{where} has a status that is no number (__stat {_shorten(raw)!r})", response=response
         )
     status = int(text)
     if 200 <= status < 300:
-        return None
+        if "AppErrCode" not in properties:
+            return None
+        # How executors of Azure IoT Operations report an error of the application.
+        return RemoteError(
+            properties.get("__stMsg") or f"application error {_shorten(properties['AppErrCode'])}",
+            status=status,
+            code=properties["AppErrCode"],
+            data=_json_or_text(properties.get("AppErrPayload", "null")),
+            application=True,
+            response=response,
+            topic=topic,
+        )
     if status < 400:
         return InvalidResponse(
             f"response{where} has a status that is neither success nor error (__stat {status})",
@@ -108,6 +129,9 @@ def error_from_response(response: Response, topic: str | None = None) -> ReqttEr
         response=response,
         topic=topic,
     )
+    supported = properties.get("__supProtMajVer")
+    if supported:
+        error.add_note(f"major protocol versions that the responder supports: {_shorten(supported)}")
     name = properties.get("__propName")
     if name:
         about = properties.get("__propVal")
@@ -169,6 +193,13 @@ def error_reply(
     if encoded is not None and len(encoded) <= _MAX_STRING:
         properties.append(("AppErrPayload", encoded.decode()))
     return msgspec.json.encode(body), PROBLEM_JSON, properties
+
+
+def is_azure(interop: str) -> bool:
+    """Whether the RPC protocol of Azure IoT Operations is asked for."""
+    if interop not in ("plain", "azure"):
+        raise ValueError(f"interop={interop!r} does not exist: use 'plain' or 'azure'")
+    return interop == "azure"
 
 
 def wire_status(status: int, interop_azure: bool) -> int:

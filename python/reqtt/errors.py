@@ -237,7 +237,8 @@ class RemoteError(ReqttError):
     """The responder answered with an error. Subclasses name the usual statuses.
 
     Attributes:
-        status: an HTTP status code, 400 or more (RFC 9110, section 15).
+        status: an HTTP status code, 400 or more (RFC 9110, section 15); 200 where a responder of Azure IoT
+            Operations reports an error of its application.
         message: the responder's own words.
         code: the application's own error code, if it gave one.
         data: whatever else the application attached, decoded from JSON; text that is no JSON stays a `str`.

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 from reqtt import _core, codecs
+from reqtt._status import is_azure
 from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ReqttError
 from reqtt.gather import Gather, GatherState, check_rules
@@ -67,7 +68,8 @@ class Requester(_core.Requester):
         correlation: for responders that return no Correlation Data. A `Matcher` recognizes their responses
             (`reqtt.correlate`); it says where they come, so `response_topic`, `resend` and `gather` are not
             for it. "topic": one request at a time on one response topic.
-        interop: "azure" marks requests with the Azure IoT Operations protocol version.
+        interop: "azure" for responders that speak the RPC protocol of Azure IoT Operations: requests carry
+            what they expect. `correlation_data` then has 16 bytes (docs/azure.md).
         middleware: `async def (request, call_next) -> Response`, around each `request`; the first is
             outermost. The request is an `OutgoingRequest`. With middleware, a request starts when it is
             awaited; `gather` goes without.
@@ -104,8 +106,6 @@ class Requester(_core.Requester):
     ) -> Self:
         if isinstance(correlation, str) and correlation not in ("data", "topic"):
             raise ValueError(f"correlation={correlation!r} does not exist: use 'data', 'topic' or a matcher")
-        if interop not in ("plain", "azure"):
-            raise ValueError(f"interop={interop!r} does not exist: use 'plain' or 'azure'")
         check_retry(retry)
         return super().__new__(
             cls,
@@ -115,7 +115,7 @@ class Requester(_core.Requester):
             max_pending_requests=max_pending_requests,
             resend=resend,
             match_by_topic=correlation == "topic",
-            azure=interop == "azure",
+            azure=is_azure(interop),
             retry=retry or None,
         )
 

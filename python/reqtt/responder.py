@@ -34,7 +34,7 @@ from typing import (
 
 from reqtt import codecs
 from reqtt._core import Request, Response, parse_filter
-from reqtt._status import error_reply, wire_status
+from reqtt._status import error_reply, is_azure, wire_status
 from reqtt.dependencies import Bound, Depends, Open, bind, closing, depends_in, resolving
 from reqtt.errors import (
     DecodeError,
@@ -827,7 +827,7 @@ def compile_runner(
     middleware = (*middleware, *spec.middleware)
     check_middleware(middleware)
     middleware = [_for_responder(layer, spec) for layer in middleware]
-    azure = interop == "azure"
+    azure = is_azure(interop)
     reply_to = _replier(spec, azure)
     handle, opened = _handle(spec, client, workers, app)
     if spec.streams:
@@ -1040,6 +1040,7 @@ def _with_timeout(
     handle: Callable[[Request], Awaitable[Any]], seconds: float
 ) -> Callable[[Request], Awaitable[Any]]:
     message = f"handler did not finish within {seconds:g} s"
+    about = ("timeout", f"PT{seconds:g}S")  # A duration as in ISO 8601.
 
     async def handle_in_time(request: Request) -> Any:
         scope = asyncio.timeout(seconds)
@@ -1053,6 +1054,6 @@ def _with_timeout(
         else:
             if not scope.expired():
                 return result
-        raise _Rejected(408, message)
+        raise _Rejected(408, message, about=about)
 
     return handle_in_time

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
+from reqtt._status import is_azure
 from reqtt._workers import Workers
 from reqtt.client import Client, own_or_shared
 from reqtt.errors import ClientClosed, ConnectionLost, ReqttError
@@ -57,7 +58,8 @@ class Responder:
             client is still connected; what it raises surfaces from entering or closing. One that ends
             before ends `serve_forever`.
         discovery: answers who this is, what it serves and how often it was asked. None: it does not.
-        interop: "azure" keeps to the statuses that Azure IoT Operations knows.
+        interop: "azure" for requesters that speak the RPC protocol of Azure IoT Operations: answers carry
+            what they expect, and what the protocol forbids is refused (docs/azure.md).
         deduplicate_file: where `@responder(deduplicate="disk")` keeps requests and answers, for their Message
             Expiry Interval (24 hours without one); at most 100,000 requests and 256 MiB, then the oldest
             answers go. None: below `$XDG_STATE_HOME`, by `client_id`.
@@ -111,6 +113,7 @@ class Responder:
             from reqtt.discovery import Presence
 
             self._presence = Presence(discovery, self._specs)
+        self._azure = is_azure(interop)
         # Compiled now: a middleware that is none must not surface with the first request.
         self._workers = _workers(self._specs)
         self._control = _control(self._specs, self.client)
@@ -186,7 +189,7 @@ class Responder:
             await self._control.open()
         calls = []
         for spec, runner in zip(self._specs, self._runners, strict=True):
-            number, call = open_responder(self.client._connection, spec, runner)
+            number, call = open_responder(self.client._connection, spec, runner, azure=self._azure)
             self._ids.append(number)
             calls.append(call)
         for call in calls:
@@ -360,7 +363,7 @@ def on_first_signal(tell: Callable[[signal.Signals], None]) -> Iterator[None]:
 
 
 def open_responder(
-    connection: _core.Connection, spec: ResponderSpec, runner: Any
+    connection: _core.Connection, spec: ResponderSpec, runner: Any, *, azure: bool
 ) -> tuple[int, _core.Call[None]]:
     """Subscribes for one handler; gives its number, and what to wait for."""
     return connection.respond(
@@ -375,4 +378,5 @@ def open_responder(
         run_without_response_topic=spec.without_response_topic == "run",
         allowed_response_topics=list(spec.allowed_response_topics),
         retained=spec.retained,
+        azure=azure,
     )

@@ -49,7 +49,7 @@ class Requester:
         resend: whether an unacknowledged request is sent again after a reconnect; else it ends with
             `ConnectionLost`.
         correlation: "topic" is for responders that return no Correlation Data: one request at a time.
-        interop: "azure" marks requests with the Azure IoT Operations protocol version.
+        interop: as in `reqtt.Requester`.
         retry: of requests that bring none of their own; None: a request is asked once.
         client_options: those of `reqtt.Client`, where a URL is given.
 

@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, Unpack
 
 from reqtt import _core
+from reqtt._status import is_azure
 from reqtt.blocking.client import Client, own_or_shared, wait
 from reqtt.errors import ClientClosed, ConnectionLost, ReqttError
 from reqtt.responder import ResponderSpec, _body, _error, compile_runner
@@ -61,7 +62,7 @@ class Responder:
         handlers: functions under `@responder`, modules or objects that hold such, or `Router`s.
         group: puts handlers that name none into one shared subscription (section 4.8.2).
         middleware: `def (request, call_next) -> Response`, around every handler; the first is outermost.
-        interop: "azure" keeps to the statuses that Azure IoT Operations knows.
+        interop: as in `reqtt.Responder`.
         deduplicate_file: where `@responder(deduplicate="disk")` keeps requests and answers, as in
             `reqtt.Responder`.
         client_options: those of `reqtt.Client`, where a URL is given.
@@ -98,7 +99,7 @@ class Responder:
         given_id = client_options.get("client_id")
         self._file = _journal_file(self._specs, deduplicate_file, given_id, as_client)
         self._journal: Journal | None = None
-        self._azure = interop == "azure"
+        self._azure = is_azure(interop)
         layers = [_layer(layer) for layer in middleware]
         self._runners = [
             compile_runner(
@@ -159,7 +160,7 @@ class Responder:
     def _subscribe(self) -> None:
         calls = []
         for spec in self._specs:
-            number, call = open_responder(self.client._connection, spec, self._inbox)
+            number, call = open_responder(self.client._connection, spec, self._inbox, azure=self._azure)
             self._ids.append(number)
             calls.append(call)
         for call in calls:

@@ -211,7 +211,7 @@ impl Connection {
 
     /// Starts a responder; gives its id, and the call that ends with its SUBACK.
     #[pyo3(signature = (topic_filter, runner, *, group, qos, concurrency, ack_on_receipt, deduplicate,
-        run_without_response_topic, allowed_response_topics, retained))]
+        run_without_response_topic, allowed_response_topics, retained, azure))]
     #[allow(clippy::too_many_arguments, reason = "the options of a responder")]
     fn respond(
         &self,
@@ -226,6 +226,7 @@ impl Connection {
         run_without_response_topic: bool,
         allowed_response_topics: Vec<String>,
         retained: bool,
+        azure: bool,
     ) -> PyResult<(u32, Py<PyAny>)> {
         let bridge = self.bridge(py)?;
         let options = ResponderOptions {
@@ -238,6 +239,7 @@ impl Connection {
             run_without_response_topic,
             allowed_response_topics,
             retained,
+            azure,
         };
         let id = RESPONDER_IDS.fetch_add(1, Ordering::Relaxed);
         Ok((id, bridge.respond(py, id, options, runner)?))

@@ -10,6 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyMapping, PyString, PyTuple};
+use reqtt_core::azure::is_supported;
 use reqtt_core::command::Command;
 use reqtt_core::message::{ConnAck as CoreConnAck, Message as CoreMessage, Properties, PubAck as CorePubAck};
 use reqtt_core::topic::{self, Pattern};
@@ -266,6 +267,12 @@ pub(crate) fn outcome(
     decode: Option<Py<PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let stat = message.properties.user_property("__stat").map(str::parse::<u16>);
+    // Of Azure IoT Operations: a version that may not be ours, an error of the application in a success.
+    let azure = message
+        .properties
+        .user_properties
+        .iter()
+        .any(|(name, value)| name == "AppErrCode" || name == "__protVer" && !is_supported(value));
     let problem = message
         .properties
         .content_type
@@ -276,7 +283,8 @@ pub(crate) fn outcome(
         _ if message.payload.is_empty() => 204,
         _ => 200,
     };
-    let failed = problem || stat.is_some_and(|stat| !stat.is_ok_and(|status| (200..300).contains(&status)));
+    let failed =
+        azure || problem || stat.is_some_and(|stat| !stat.is_ok_and(|status| (200..300).contains(&status)));
     let response = Py::new(
         py,
         PyClassInitializer::from(Message { inner: message }).add_subclass(Response { status, latency }),

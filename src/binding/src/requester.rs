@@ -9,8 +9,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict};
+use reqtt_core::azure;
 use reqtt_core::command::{Command, Many, NewRequest, RequesterOptions, ResponseTopic, Token};
-use reqtt_core::message::Message as CoreMessage;
+use reqtt_core::message::{Message as CoreMessage, Properties};
 use reqtt_core::topic;
 
 use crate::bridge::Call;
@@ -108,6 +109,7 @@ impl Requester {
             max_pending_requests: self.max_pending_requests,
             resend: self.resend,
             match_by_topic: self.match_by_topic,
+            azure: self.azure,
         };
         bridge.tell(Command::OpenRequester { requester: id, options });
         *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((id, connection));
@@ -329,9 +331,26 @@ impl Requester {
         set_payload_as(py, &mut message, payload, given.content_type.as_deref())?;
         given.put_into(py, &mut message)?;
         if this.azure {
-            message.properties.user_properties.push(("__protVer".into(), "1.0".into()));
+            check_azure(&message.properties)?;
         }
         Ok((requester, bridge, message))
+    }
+}
+
+/// What the protocol says of a request itself cannot be the caller's.
+fn check_azure(properties: &Properties) -> PyResult<()> {
+    if let Some((name, _)) = properties.user_properties.iter().find(|(name, _)| azure::is_reserved(name)) {
+        return Err(PyValueError::new_err(format!(
+            "the user property {name} is written by interop=\"azure\": leave it out"
+        )));
+    }
+    match &properties.correlation_data {
+        Some(data) if data.len() != azure::CORRELATION_DATA => Err(PyValueError::new_err(format!(
+            "correlation_data has {} bytes: with interop=\"azure\" it takes {}, or leave it out",
+            data.len(),
+            azure::CORRELATION_DATA
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -66,6 +66,8 @@ pub struct RequesterOptions {
     pub resend: bool,
     /// Match by topic alone, for responders that return no Correlation Data.
     pub match_by_topic: bool,
+    /// Whether requests carry what the peers of Azure IoT Operations expect.
+    pub azure: bool,
 }
 
 /// How a subscription is asked for (MQTT 5.0, section 3.8.3.1).

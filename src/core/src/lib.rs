@@ -8,6 +8,7 @@
 //! A request goes down once and comes back once. [`connection::run`] is a task that owns one connection;
 //! commands reach it through its [`connection::Link`], events leave through a [`mailbox::Mailbox`].
 
+pub mod azure;
 pub mod command;
 pub mod connection;
 pub mod correlation;

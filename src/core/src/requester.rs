@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hashbrown::HashMap;
 
+use crate::azure;
 use crate::command::{
     Counters, Event, Many, NewRequest, RequesterOptions, ResponseTopic, SubscribeOptions, Token, count,
 };
@@ -53,6 +54,7 @@ struct Pending {
     space: u32,
     stage: Stage,
     fail_fast: bool,
+    azure: bool,
     many: Option<Box<Many>>,
 }
 
@@ -298,6 +300,7 @@ impl Requesters {
             space,
             stage,
             fail_fast,
+            azure: requester.options.azure,
             many: many.map(Box::new),
         };
         let slot = match self.map.insert(space, &data, deadline, pending) {
@@ -456,6 +459,10 @@ impl Requesters {
         let mut message = *pending.message.take()?;
         message.properties.response_topic = Some(self.spaces[&space].topic.clone());
         message.properties.message_expiry_interval = remaining_expiry(pending, deadline, now);
+        if pending.azure {
+            let client_id = self.naming.as_ref().map_or("", |naming| &naming.client_id);
+            azure::mark_request(&mut message.properties, client_id);
+        }
         Some(message)
     }
 
@@ -565,6 +572,9 @@ impl Requesters {
             return count(counter, 1);
         };
         count(&self.counters.responses, 1);
+        if !message.properties.user_properties.is_empty() {
+            azure::observe(&message.properties);
+        }
         effects.events.push(Event::Response {
             token: pending.token,
             message,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
+use crate::azure;
 use crate::command::{Counters, Event, SubscribeOptions, Token, count};
 use crate::correlation::CorrelationSource;
 use crate::effects::{Effects, Outgoing, Owner};
@@ -46,6 +47,8 @@ pub struct ResponderOptions {
     pub allowed_response_topics: Vec<String>,
     /// Whether retained messages are requests.
     pub retained: bool,
+    /// Whether it keeps to the RPC protocol of Azure IoT Operations.
+    pub azure: bool,
 }
 
 impl ResponderOptions {
@@ -141,6 +144,7 @@ struct Running {
     qos: u8,
     wants_status: bool,
     wants_identity: bool,
+    azure: bool,
 }
 
 /// What makes two deliveries one request.
@@ -177,6 +181,7 @@ pub(crate) struct Responders {
     drains: Vec<(Token, Vec<u32>)>,
     /// What tells the responders of this connection from those of others.
     identity: String,
+    client_id: String,
     /// The subscription identifiers of all responders.
     identifiers: HashSet<u32>,
     counters: Arc<Counters>,
@@ -194,6 +199,7 @@ impl Responders {
             cache_bytes: 0,
             drains: Vec::new(),
             identity: String::from_utf8_lossy(&CorrelationSource::new().next()).into_owned(),
+            client_id: String::new(),
             identifiers: HashSet::new(),
             counters,
         }
@@ -253,6 +259,10 @@ impl Responders {
                 log::error!(target: "reqtt.responder", "no longer responding: {error}");
             }
         }
+    }
+
+    pub fn connected(&mut self, client_id: &str) {
+        client_id.clone_into(&mut self.client_id);
     }
 
     pub fn disconnected(&mut self) {
@@ -394,7 +404,7 @@ impl Responders {
     /// Starts as many waiting requests as may run.
     fn start(&mut self, id: u32, now: Instant, effects: &mut Effects) {
         let Some(responder) = self.responders.get_mut(&id) else { return };
-        let mut too_late = Vec::new();
+        let mut refused = Vec::new();
         while (responder.stopped || responder.running < responder.options.concurrency)
             && let Some(incoming) = responder.pop()
         {
@@ -422,17 +432,22 @@ impl Responders {
                 qos: incoming.message.qos,
                 wants_status: properties.user_property("__protVer").is_some(),
                 wants_identity: properties.user_property(GATHER).is_some(),
+                azure: responder.options.azure,
             });
             let delivery = u64::from(self.generation) << 32 | index as u64;
             if responder.stopped {
-                too_late.push(delivery);
+                refused.push((delivery, shutting_down()));
+            } else if responder.options.azure
+                && let Err(reply) = azure::check_request(&incoming.message)
+            {
+                refused.push((delivery, reply));
             } else {
                 let (message, deadline) = (incoming.message, incoming.deadline);
                 effects.events.push(Event::Request { responder: id, delivery, message, deadline });
             }
         }
-        for delivery in too_late {
-            self.finish(delivery, Some(shutting_down()), now, effects);
+        for (delivery, reply) in refused {
+            self.finish(delivery, Some(reply), now, effects);
         }
     }
 
@@ -442,6 +457,37 @@ impl Responders {
             self.start(responder, now, effects);
             self.settle_drains(effects);
         }
+    }
+
+    /// The response to a request, or `None` where it named no place for one.
+    fn response(&self, running: &Running, reply: Reply, now: Instant) -> Option<Message> {
+        let topic = Bytes::copy_from_slice(running.response_topic.as_ref()?.as_bytes());
+        let mut user_properties = reply.user_properties;
+        if reply.status >= 400 || running.wants_status || running.azure {
+            user_properties.insert(0, ("__stat".into(), reply.status.to_string()));
+        }
+        if running.wants_identity {
+            user_properties.push((IDENTITY.into(), self.identity.clone()));
+        }
+        if running.azure {
+            azure::mark_response(&mut user_properties, &self.client_id);
+        }
+        Some(Message {
+            topic,
+            payload: reply.payload,
+            qos: running.qos,
+            retain: false,
+            dup: false,
+            properties: Properties {
+                payload_format_indicator: reply.payload_format_indicator,
+                message_expiry_interval: running.deadline.map(|deadline| whole_seconds(deadline, now)),
+                content_type: reply.content_type,
+                response_topic: None,
+                correlation_data: running.correlation_data.clone(),
+                user_properties,
+                subscription_identifiers: Vec::new(),
+            },
+        })
     }
 
     /// Sends the answer to a request, and forgets it; gives whose it was.
@@ -461,8 +507,7 @@ impl Responders {
         if expired && running.response_topic.is_some() {
             count(&self.counters.requests_dropped, 1);
         }
-        let response =
-            reply.filter(|_| !expired).and_then(|reply| response(&running, reply, &self.identity, now));
+        let response = reply.filter(|_| !expired).and_then(|reply| self.response(&running, reply, now));
         let mut deliveries: Vec<u64> = running.delivery.into_iter().collect();
         if let Some(key) = &running.key {
             deliveries.extend(self.remember(key, response.as_ref()));
@@ -638,32 +683,4 @@ fn key(message: &Message) -> Option<Key> {
 pub(crate) fn whole_seconds(deadline: Instant, now: Instant) -> u32 {
     let left = deadline.saturating_duration_since(now);
     u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1)
-}
-
-/// The response to a request, or `None` where it named no place for one.
-fn response(running: &Running, reply: Reply, identity: &str, now: Instant) -> Option<Message> {
-    let topic = Bytes::copy_from_slice(running.response_topic.as_ref()?.as_bytes());
-    let mut user_properties = reply.user_properties;
-    if reply.status >= 400 || running.wants_status {
-        user_properties.insert(0, ("__stat".into(), reply.status.to_string()));
-    }
-    if running.wants_identity {
-        user_properties.push((IDENTITY.into(), identity.to_owned()));
-    }
-    Some(Message {
-        topic,
-        payload: reply.payload,
-        qos: running.qos,
-        retain: false,
-        dup: false,
-        properties: Properties {
-            payload_format_indicator: reply.payload_format_indicator,
-            message_expiry_interval: running.deadline.map(|deadline| whole_seconds(deadline, now)),
-            content_type: reply.content_type,
-            response_topic: None,
-            correlation_data: running.correlation_data.clone(),
-            user_properties,
-            subscription_identifiers: Vec::new(),
-        },
-    })
 }

@@ -539,6 +539,7 @@ fn requester_options() -> RequesterOptions {
         max_pending_requests: 5,
         resend: true,
         match_by_topic: false,
+        azure: false,
     }
 }
 
@@ -553,6 +554,7 @@ fn responder_options(filter: &str) -> ResponderOptions {
         run_without_response_topic: true,
         allowed_response_topics: vec![ALLOWED.into()],
         retained: false,
+        azure: false,
     }
 }
 

@@ -49,6 +49,7 @@ impl Pair {
             max_pending_requests: 10_000,
             resend: true,
             match_by_topic: false,
+            azure: false,
         };
         pair.requester.command(Command::OpenRequester { requester: 0, options }, now);
         for number in 0..filters {
@@ -62,6 +63,7 @@ impl Pair {
                 run_without_response_topic: true,
                 allowed_response_topics: vec!["#".to_owned()],
                 retained: false,
+                azure: false,
             });
             let command = Command::OpenResponder { token: u64::from(number), responder: number, options };
             pair.responder.command(command, now);

@@ -1042,6 +1042,7 @@ impl Session {
             response_information: connack.response_information.clone(),
         };
         // Subscriptions first: nothing that waits for a response goes out before them.
+        self.responders.connected(&self.client_id);
         self.requesters.connected(&connack, naming, &mut self.effects);
         self.resubscribe(connack.session_present);
         for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {

@@ -56,6 +56,7 @@ impl Plan {
             max_pending_requests: [1, 3, 1000][rng.usize(..3)],
             resend: rng.bool(),
             match_by_topic: false,
+            azure: false,
         });
         let requesters = requesters.collect();
         let group = (rng.u8(..3) == 0).then(|| "group".to_owned());
@@ -71,6 +72,7 @@ impl Plan {
                 run_without_response_topic: false,
                 allowed_response_topics: vec!["#".into()],
                 retained: false,
+                azure: false,
             })
         });
         let responders = responders.collect();
