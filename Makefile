@@ -73,6 +73,7 @@ chaos: build $(VENV)/tools ## Requests while connections and processes are broke
 lint: build $(VENV)/tools ## Format and type checks
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fmt --manifest-path tests/interop/Cargo.toml --all --check
 	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	cd benchmarks/limit && cargo fmt --check && cargo clippy --locked --quiet -- -D warnings
 	$(BIN)/ruff check
@@ -83,6 +84,7 @@ lint: build $(VENV)/tools ## Format and type checks
 format: $(VENV)/tools ## Format the sources
 	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
+	cargo fmt --manifest-path tests/interop/Cargo.toml --all
 	cd benchmarks/limit && cargo fmt
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format

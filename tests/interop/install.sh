@@ -53,12 +53,9 @@ if have go "what is written in Go"; then
     golang paho_golang clients/paho_golang
 fi
 
-if have cargo "rumqttc"; then
-    if fresh "$made/rumqttc" clients/rumqttc/Cargo.* clients/rumqttc/src/*; then
-        cargo build --quiet --locked --manifest-path clients/rumqttc/Cargo.toml --target-dir "$made/cargo"
-        cp "$made/cargo/debug/rumqttc-peer" "$made/rumqttc"
-        touch "$made/rumqttc"
-    fi
+if have cargo "what is written in Rust"; then
+    # All at once, since what they share is compiled once; cargo knows what is there already.
+    cargo build --quiet --locked --workspace --target-dir "$made/cargo"
 fi
 
 if have mvn "what is written in Java"; then

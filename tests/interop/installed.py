@@ -44,6 +44,13 @@ def go_module(folder: Path, module: str) -> str:
     return found[1]
 
 
+def crate(name: str) -> str:
+    """The version in Cargo.lock."""
+    found = re.search(rf'^name = "{name}"\nversion = "(.*)"', (HERE / "Cargo.lock").read_text(), re.MULTILINE)
+    assert found, f"Cargo.lock does not name {name}"
+    return found[1]
+
+
 def java(name: str, main: str) -> list[str]:
     """The command of a program in Java."""
     command = runtime("java")

@@ -69,7 +69,12 @@ PEERS = {
         partial(_built, "go", "paho_golang"),
         own_response_topic=True,
     ),
-    "rumqttc": Peer("rumqttc", "Rust", lambda: "0.25.1", partial(_built, "cargo", "rumqttc")),
+    "rumqttc": Peer(
+        "rumqttc",
+        "Rust",
+        partial(installed.crate, "rumqttc"),
+        partial(_built, "cargo", "cargo/debug/rumqttc-peer"),
+    ),
     "hivemq_client": Peer(
         "HiveMQ MQTT Client",
         "Java",

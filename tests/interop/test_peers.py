@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import pytest
@@ -16,6 +13,7 @@ import reqtt
 from interop.conftest import recorder_of
 from interop.installed import Missing
 from interop.peers import PEERS, Peer
+from interop.processes import running
 from reqtt import RequestError, correlate, responder
 from support.mosquitto import program
 from support.packets import Type
@@ -46,24 +44,6 @@ def peer(request: pytest.FixtureRequest) -> Peer:
         pytest.skip(f"not run: {missing}")
     recorder_of(request.config).versions[request.param] = found.version()
     return found
-
-
-@contextlib.asynccontextmanager
-async def running(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A program in a process group of its own, ended with all that it started."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.communicate()
 
 
 @cell("{peer}", "they answer")

@@ -57,7 +57,9 @@ impl PayloadSerialize for Text {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Outcome {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [side, port, topic, rest @ ..] = arguments.as_slice() else { return Err("respond or request".into()) };
+    let [side, port, topic, rest @ ..] = arguments.as_slice() else {
+        return Err("respond or request".into());
+    };
     let settings = MqttConnectionSettingsBuilder::default()
         .client_id(format!("azure-{side}-{}", std::process::id()))
         .hostname("127.0.0.1")
@@ -74,10 +76,8 @@ async fn main() -> Outcome {
 }
 
 async fn serve(client: SessionManagedClient, topic: &str) -> Outcome {
-    let options = executor::OptionsBuilder::default()
-        .request_topic_pattern(topic)
-        .command_name("power")
-        .build()?;
+    let options =
+        executor::OptionsBuilder::default().request_topic_pattern(topic).command_name("power").build()?;
     let mut executor: Executor<Text, Text> =
         Executor::new(ApplicationContextBuilder::default().build()?, client, options)?;
     let mut slow = Vec::new();

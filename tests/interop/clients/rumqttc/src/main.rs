@@ -10,7 +10,8 @@ use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [role, port, topic, response_topic] = arguments.as_slice() else { panic!("four arguments") };
-    let mut options = MqttOptions::new(format!("rumqttc-{}", std::process::id()), "127.0.0.1", port.parse().unwrap());
+    let mut options =
+        MqttOptions::new(format!("rumqttc-{}", std::process::id()), "127.0.0.1", port.parse().unwrap());
     options.set_clean_start(true);
     let (client, mut eventloop) = AsyncClient::new(options, 100);
     if role == "respond" {
@@ -19,8 +20,10 @@ async fn main() {
         loop {
             let request = next(&mut eventloop).await;
             let asked = request.properties.unwrap();
-            let properties =
-                PublishProperties { correlation_data: asked.correlation_data, ..PublishProperties::default() };
+            let properties = PublishProperties {
+                correlation_data: asked.correlation_data,
+                ..PublishProperties::default()
+            };
             let payload = request.payload.to_ascii_uppercase();
             let to = asked.response_topic.unwrap();
             client.publish_with_properties(to, QoS::AtLeastOnce, false, payload, properties).await.unwrap();
