@@ -91,6 +91,7 @@ SECURITY
 docs/reference/index
 docs/wire
 docs/interoperability
+docs/azure
 CHANGELOG
 ```
 

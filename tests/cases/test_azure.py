@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +81,14 @@ async def test_a_request_without_protocol_properties_is_of_version_1(
     echo: Any, raw: Factory, broker: Any, topic: str
 ) -> None:
     response = await answer(await raw(broker), topic)
+    assert (response.payload, response.user("__stat")) == (b"ON", "200")
+
+
+async def test_what_has_no_place_in_a_request_is_ignored(
+    echo: Any, raw: Factory, broker: Any, topic: str
+) -> None:
+    strange = (("__stat", "500"), ("__propName", "x"), ("__unknown", "x"), ("$partition", "x"))
+    response = await answer(await raw(broker), topic, user_properties=strange)
     assert (response.payload, response.user("__stat")) == (b"ON", "200")
 
 
@@ -217,6 +226,28 @@ async def test_a_copy_gets_the_same_answer_and_a_refused_one_too(
         again = await answer(peer, topic, user_properties=pairs, correlation_data=data)
         assert first.user("__ts") == again.user("__ts")
         assert first.user("__stat") == again.user("__stat")
+
+
+async def test_an_answer_that_the_broker_refuses_costs_nothing(
+    loopback: Any, make_proxy: Factory, serving: Factory, raw: Factory, topic: str
+) -> None:
+    proxy = await make_proxy(loopback)
+
+    @responder(topic)
+    async def handler(body: bytes) -> bytes:
+        return body
+
+    await serving(proxy, handler, interop="azure")
+    loopback.loopback.refuse_publish(0x87, filter=f"{topic}/secret")
+    peer = await raw(loopback)
+    options = {"correlation_data": bytes(16), "message_expiry_interval": 5}
+    await peer.publish(topic, b"on", response_topic=f"{topic}/secret", **options)
+    answered = await proxy.wait_up(Type.PUBLISH)
+    await proxy.wait_down(Type.PUBACK)
+    await proxy.wait_up(Type.PUBACK)
+    assert answered.packet.topic == f"{topic}/secret"
+    assert (await answer(peer, topic, b"next")).payload == b"next"
+    assert proxy.accepted == 1
 
 
 def test_a_blocking_responder_speaks_it_too(loopback: Any, topic: str) -> None:
@@ -384,3 +415,32 @@ def test_another_word_is_refused_by_responders(where: Any) -> None:
 
     with pytest.raises(ValueError, match="interop='aws' does not exist"):
         where("mqtt://localhost", [handler], interop="aws")
+
+
+@pytest.mark.parametrize(
+    "theirs", ["yesterday", stamp(3600), stamp(40, 2**64 - 1)], ids=["no", "far", "full"]
+)
+async def test_a_clock_that_cannot_be_read_does_not_cost_the_answer(
+    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, theirs: str
+) -> None:
+    peer = await raw(broker)
+    await peer.subscribe(topic)
+    req = await requester(proxy, interop="azure")
+    for payload in (b"on", b"off"):
+        waiting = asyncio.ensure_future(req.request(topic, payload, timeout=5))
+        request = await peer.receive()
+        assert clock(request.user("__ts")) < clock(stamp(60))
+        await peer.respond(request, payload, user_properties=(("__stat", "200"), ("__ts", theirs)))
+        assert (await waiting).payload == payload
+
+
+def test_the_page_names_tests_that_exist() -> None:
+    root = Path(__file__).resolve().parents[2]
+    named = set(re.findall(r"`(test_\w+)`", (root / "docs" / "azure.md").read_text()))
+    there = {
+        name
+        for path in (root / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 30
+    assert named <= there, named - there
