@@ -16,6 +16,7 @@ import reqtt
 from conftest import Broker
 from reqtt import Client, Depends, Request, Requester, RequestError, Responder, Response, Router, responder
 from reqtt.testing import call
+from support import shown
 
 
 @dataclass
@@ -271,7 +272,7 @@ async def test_a_handler_that_streams_is_for_a_broker() -> None:
         ((text, "text/a"), {"middleware": [3]}, TypeError),
         ((text, "text/a"), {"user_properties": [("only",)]}, (TypeError, ValueError)),
     ],
-    ids=str,
+    ids=shown,
 )
 async def test_a_wrong_argument_is_told(arguments: Any, options: dict[str, Any], kind: Any) -> None:
     with pytest.raises(kind):

@@ -44,7 +44,8 @@ def public() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [pytest.param(*item, id=item[0]) for item in dict(public()).items()]
+    ("name", "value"),
+    [pytest.param(name, value, id=name) for name, value in sorted(public(), key=lambda it: it[0])],
 )
 def test_public_name_has_a_docstring(name: str, value: Any) -> None:
     if not is_slot(value):

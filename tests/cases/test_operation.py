@@ -18,6 +18,7 @@ from reqtt import RequestError, Retry, codecs, operation
 from reqtt._core import Call
 from reqtt.operation import Declared
 from reqtt.responder import ResponderSpec
+from support import shown
 from support.packets import PUBLISH
 from support.proxy import Proxy
 
@@ -283,7 +284,7 @@ def test_a_declaration_that_contradicts_itself_is_refused() -> None:
         (("a",), {"request": Power, "content_type": "application/x-none"}, ValueError, "codecs.register"),
         (("a",), {"response": Power, "content_type": "application/x-none"}, ValueError, "codecs.register"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_a_wrong_operation_is_refused_where_it_is_declared(
     arguments: Any, options: dict[str, Any], error: type[Exception], says: str

@@ -207,7 +207,7 @@ async def test_gather_of_nobody(broker: Any, topic: str) -> None:
 
 async def test_gather_fills_a_table_on_a_terminal(broker: Any, house: str) -> None:
     code, shown = await on_terminal(
-        "request", f"{house}/hostile", "--gather", "--max-responses", "1", "-u", broker.url, columns=40
+        "request", f"{house}/hostile", "--gather", "--max-responses", "1", "-u", broker.url, columns=60
     )
     assert code == 0
     assert "ON" in shown

@@ -107,7 +107,7 @@ async def test_errors_of_its_executor(broker: Any, requester: Factory, executor:
         ("__ts", "now", reqtt.BadRequest, "about: __ts = 'now'"),
         (
             "__ts",
-            f"{int((time.time() + 3600) * 1000):015}:00000:ahead",
+            "in an hour",
             reqtt.RemoteUnavailable,
             "about: __ts",
         ),
@@ -116,6 +116,8 @@ async def test_errors_of_its_executor(broker: Any, requester: Factory, executor:
 async def test_what_its_executor_refuses(
     broker: Any, requester: Factory, executor: str, name: str, value: str, kind: Any, text: str
 ) -> None:
+    if value == "in an hour":
+        value = f"{int((time.time() + 3600) * 1000):015}:00000:ahead"
     # A plain requester may say what it likes.
     req = await requester(broker, timeout=10)
     with pytest.raises(kind) as caught:
