@@ -50,11 +50,13 @@ audit: ## Licences, known weaknesses and sources of the crates: make audit CHECK
 simulate: ## Play the core in SEEDS simulated worlds (make simulate SEEDS=100000)
 	REQTT_SEEDS=$(SEEDS) cargo test --locked --release --package reqtt-core --lib simulation -- --nocapture
 
+# Most tests wait for something. One after the other, for a debugger: make test-python PARALLEL=
+PARALLEL ?= -n 2 --dist loadfile
 test-python: build $(VENV)/tools
 	cargo build --release --locked --quiet -p count
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
 	PYTHON=$(PYTHON) tests/interop/install.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 interop: build $(VENV)/tools ## Try every broker and peer, and write docs/interoperability.md from what they show
 	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
