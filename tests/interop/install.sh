@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the brokers and peers of the matrix, each from its language's registry, into this folder. What is
-# there already stays; a language that is not on the machine is named, and left out.
+# Installs the brokers and peers of the matrix, each from its language's registry, into this folder; what is written
+# in C stands on Debian's packages. What is there already stays; a language that is not on the machine is named, and
+# left out.
 set -euo pipefail
 cd "$(dirname "$0")"
 here=$PWD
@@ -43,6 +44,11 @@ jvm() {
     touch "$made/$1.classpath"
 }
 
+c() {
+    fresh "$made/$1" "$2/peer.c" || return 0
+    cc -std=gnu11 -O1 -Wall -Wextra -Werror -o "$made/$1" "$2/peer.c" "-l$3"
+}
+
 if have npm "what is written in JavaScript"; then
     node servers/aedes
     node clients/mqttjs
@@ -62,6 +68,15 @@ if have mvn "what is written in Java"; then
     jvm hivemq servers/hivemq
     jvm hivemq-client clients/hivemq
     jvm paho_java clients/paho_java
+fi
+
+if have cc "what is written in C"; then
+    # C has no registry: tests/install-servers.sh takes it from Debian.
+    if cc -E -include MQTTAsync.h -x c /dev/null >/dev/null 2>&1; then
+        c paho_c clients/paho_c paho-mqtt3a
+    else
+        echo "interop: no MQTTAsync.h (Debian: libpaho-mqtt-dev): Eclipse Paho for C is not run" >&2
+    fi
 fi
 
 # A venv of their own: their dependencies are not those of the tests.

@@ -51,6 +51,16 @@ def crate(name: str) -> str:
     return found[1]
 
 
+def debian(package: str) -> str:
+    """The version that a Debian package is made of. A library in C may not know its own."""
+    done = subprocess.run(
+        [runtime("dpkg-query"), "--show", "--showformat=${Version}", package], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise Missing(f"the Debian package {package} is not installed")
+    return done.stdout.rpartition("-")[0] or done.stdout
+
+
 def java(name: str, main: str) -> list[str]:
     """The command of a program in Java."""
     command = runtime("java")

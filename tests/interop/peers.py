@@ -17,7 +17,7 @@ from interop.installed import HERE, MADE
 
 @dataclass(frozen=True)
 class Peer:
-    """`command()` raises `Missing` where it is not there."""
+    """`command()` and `version()` raise `Missing` where it is not there."""
 
     name: str
     language: str
@@ -86,5 +86,11 @@ PEERS = {
         "Java",
         lambda: installed.pom(HERE / "clients" / "paho_java"),
         partial(installed.java, "paho_java", "Peer"),
+    ),
+    "paho_c": Peer(
+        "Eclipse Paho",
+        "C",
+        partial(installed.debian, "libpaho-mqtt-dev"),
+        partial(_built, "cc", "paho_c"),
     ),
 }

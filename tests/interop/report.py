@@ -16,8 +16,9 @@ MARK = {"pass": "yes", "not supported": "–", "breaks the standard": "**no**", 
 HEAD = """# Interoperability
 
 The tables of this page are made by a run of `tests/interop/` (`make interop`), which installs every broker
-and peer from its language's registry. "yes" is a test that passed. A dash is something that the broker or
-peer does not have; **no** is where it breaks a statement of MQTT 5.0. The notes say how the run saw that.
+and peer from its language's registry, and what is written in C from Debian. "yes" is a test that passed. A
+dash is something that the broker or peer does not have; **no** is where it breaks a statement of MQTT 5.0.
+The notes say how the run saw that.
 """
 
 BROKERS = """
@@ -45,12 +46,16 @@ The light in the bedroom (`cmnd/light-in-bedroom/power`, answers on `state/light
 foreign peer on either side, on Mosquitto and on the loopback broker. They are written as their users write
 them, and know Response Topic and Correlation Data, nothing of reqtt. "They ask": three requests to a reqtt
 responder, one of which it refuses; the error is read from the user properties and the body. "They answer":
-fifty requests of a reqtt requester at once, each matched.
+fifty requests of a reqtt requester at once, each matched. The Azure IoT Operations SDK speaks a protocol of
+its own, and reqtt speaks it too: see [Azure IoT Operations](azure.md).
 
 {table}
 
 gmqtt and Eclipse Paho for Java do not wait for room within the broker's Receive Maximum (section 4.9;
 Mosquitto: 20): `publish()` raises. Their users have to wait themselves, as the responders here do.
+
+MQTTX CLI is not among them, since the npm registry does not serve `mqttx-cli` (it answered 404).
+MQTT.js, which it is made of, is.
 """
 
 TAIL = """
@@ -81,13 +86,21 @@ def peers(found: dict[str, Any]) -> str:
     notes = Notes()
     rows = []
     for key, cells in found["peers"].items():
-        peer = PEERS.get(key)
-        # Mosquitto's own programs have its version.
-        name, comma, part = (key if peer is None else peer.name).partition(",")
-        name = f"{name} {found['versions'][key if peer else 'mosquitto']}{comma}{part}"
-        language = "C" if peer is None else peer.language
+        full, language, version = named(key)
+        name, comma, part = full.partition(",")
+        name = f"{name} {found['versions'][version]}{comma}{part}"
         rows.append([name, language, *(notes.cell(cells.get(way)) for way in ("they ask", "they answer"))])
     return table(["peer", "language", "they ask", "they answer"], rows) + notes.text()
+
+
+def named(key: str) -> tuple[str, str, str]:
+    """Name, language, and where the version is."""
+    if key in PEERS:
+        return PEERS[key].name, PEERS[key].language, key
+    if key == "azure":
+        return "Azure IoT Operations SDK", "Rust", key
+    # Programs of Mosquitto, which have its version.
+    return key, "C", "mosquitto"
 
 
 class Notes:

@@ -40,9 +40,10 @@ def peer(request: pytest.FixtureRequest) -> Peer:
     found = PEERS[request.param]
     try:
         found.command()
+        version = found.version()
     except Missing as missing:
         pytest.skip(f"not run: {missing}")
-    recorder_of(request.config).versions[request.param] = found.version()
+    recorder_of(request.config).versions[request.param] = version
     return found
 
 
