@@ -187,6 +187,8 @@ def test_a_wrong_argument_is_told_before_anything_is_sent(
 def test_wrong_options_are_told_when_a_requester_is_made() -> None:
     with pytest.raises(ValueError, match="correlation"):
         blocking.Requester(correlation="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Matchers need an event loop.*reqtt\.Requester"):
+        blocking.Requester(correlation=reqtt.correlate.tasmota())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"reqtt\.blocking\.Client"):
         blocking.Requester(reqtt.Client())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="keep_alive"):

@@ -48,7 +48,8 @@ class Requester:
             carries responders that acknowledge after the response.
         resend: whether an unacknowledged request is sent again after a reconnect; else it ends with
             `ConnectionLost`.
-        correlation: "topic" is for responders that return no Correlation Data: one request at a time.
+        correlation: "topic" is for responders that return no Correlation Data: one request at a time. A
+            matcher needs an event loop, and so `reqtt.Requester`.
         interop: as in `reqtt.Requester`.
         retry: of requests that bring none of their own; None: a request is asked once.
         client_options: those of `reqtt.Client`, where a URL is given.
@@ -79,6 +80,11 @@ class Requester:
         retry: Retry | None = None,
         **client_options: Unpack[ClientOptions],
     ) -> None:
+        if correlation not in ("data", "topic"):
+            raise ValueError(
+                f"correlation={correlation!r} does not go here: use 'data' or 'topic'. Matchers need an event"
+                " loop: give them to reqtt.Requester"
+            )
         check_retry(retry)
         self._retry = retry
         self.client, self._owns_client = own_or_shared(client, client_options)
