@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from reqtt.codecs import Payload
+    from reqtt.discovery import Presence
 
 __all__ = [
     "Client",
@@ -335,6 +336,7 @@ class Client:
         "_closed",
         "_connection",
         "_options",
+        "_presences",
         "_responders",
         "_secrets",
         "_state",
@@ -389,6 +391,8 @@ class Client:
         self._url = url
         self._closed = False
         self._responders: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Of the responders that are open or being opened.
+        self._presences: weakref.WeakSet[Presence] = weakref.WeakSet()
         self._renew()
 
     def _renew(self, listeners: weakref.WeakSet[_EventStream] | None = None) -> None:

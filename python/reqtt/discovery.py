@@ -244,14 +244,17 @@ class Presence:
         self._specs = tuple(specs)
         self._counts = [_Count() for _ in specs]
 
-    def check_alone(self, client: Client) -> None:
+    def take_place(self, client: Client) -> None:
         """Two responders on one connection cannot both have a filter: a request runs once."""
-        for other in client._responders:
-            if other._presence is not None and other._presence.discovery.prefix == self.discovery.prefix:
-                raise ValueError(
-                    f"another responder on this client answers discovery below {self.discovery.prefix!r}:"
-                    " give this one a client or a prefix of its own, or serve all handlers by one Responder"
-                )
+        if any(other.discovery.prefix == self.discovery.prefix for other in client._presences):
+            raise ValueError(
+                f"another responder on this client answers discovery below {self.discovery.prefix!r}:"
+                " give this one a client or a prefix of its own, or serve all handlers by one Responder"
+            )
+        client._presences.add(self)
+
+    def leave_place(self, client: Client) -> None:
+        client._presences.discard(self)
 
     def counting(self, number: int) -> Callable[[Runner], Runner]:
         """Makes the runner of a specification count its requests."""

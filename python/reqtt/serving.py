@@ -155,11 +155,13 @@ class Responder:
                 await self.client.connect()
             try:
                 if self._presence is not None:
-                    self._presence.check_alone(self.client)
+                    self._presence.take_place(self.client)
                 await self._lifespans.enter(self, self._stop.set)
                 await self._subscribe()
             except BaseException:
                 self.client._connection.close_responders(self._ids)
+                if self._presence is not None:
+                    self._presence.leave_place(self.client)
                 if self._control is not None:
                     self._control.close()
                 try:
@@ -264,6 +266,8 @@ class Responder:
             if self._control is not None:
                 self._control.close()
             self.client._responders.discard(self)
+            if self._presence is not None:
+                self._presence.leave_place(self.client)
             if self._workers is not None:
                 # A thread that is stuck is left behind: it must not hold up the end.
                 self._workers.shutdown()

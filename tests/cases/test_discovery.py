@@ -10,7 +10,7 @@ import logging
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
@@ -252,6 +252,39 @@ async def test_two_on_one_client_are_refused_unless_their_prefixes_differ(
         # The place is free again.
         async with Responder(shared, echo(f"{topic}/b"), discovery=Discovery("b", prefix=prefix)):
             pass
+
+
+async def test_two_that_are_opened_at_once_on_one_client_are_told_the_same(
+    broker: Any, client: Factory, topic: str, prefix: str
+) -> None:
+    shared = await client(broker)
+    first, second = (
+        Responder(shared, echo(f"{topic}/{name}"), discovery=Discovery(name, prefix=prefix)) for name in "ab"
+    )
+    opened, refused = await asyncio.gather(first.__aenter__(), second.__aenter__(), return_exceptions=True)
+    assert opened is first
+    assert isinstance(refused, ValueError)
+    assert "another responder on this client answers discovery" in str(refused)
+    await first.close()
+    # One that was refused holds no place, and may be opened when there is one.
+    async with second:
+        pass
+
+
+async def test_one_that_could_not_be_opened_holds_no_place(
+    broker: Any, client: Factory, topic: str, prefix: str
+) -> None:
+    @asynccontextmanager
+    async def failing(app: Responder) -> AsyncIterator[None]:
+        raise OSError("no lamp")
+        yield
+
+    shared = await client(broker)
+    broken = Responder(shared, echo(f"{topic}/a"), discovery=Discovery("a", prefix=prefix), lifespan=failing)
+    with pytest.raises(OSError, match="no lamp"):
+        await broken.__aenter__()
+    async with Responder(shared, echo(f"{topic}/b"), discovery=Discovery("b", prefix=prefix)):
+        pass
 
 
 async def test_many_responders_are_found_within_a_second_after_the_last_answer(
