@@ -152,6 +152,14 @@ async def raw() -> AsyncIterator[Callable[..., Awaitable[RawClient]]]:
 
 
 @pytest.fixture
+async def peer(broker: Broker, raw: Callable[..., Awaitable[RawClient]], topic: str) -> RawClient:
+    """Straight on the broker, and subscribed to `topic`: a test answers what it receives."""
+    found = await raw(broker)
+    await found.subscribe(topic)
+    return found
+
+
+@pytest.fixture
 async def client(
     make_proxy: Callable[[Broker | int], Awaitable[Proxy]],
 ) -> AsyncIterator[Callable[..., Awaitable[reqtt.Client]]]:

@@ -15,6 +15,7 @@ from support import case
 from support.packets import CONNACK, PUBACK, PUBLISH, SUBACK, SUBSCRIBE
 from support.process import child
 from support.proxy import Proxy
+from support.raw import RawClient
 from support.waiting import eventually
 
 Factory = Callable[..., Awaitable[Any]]
@@ -24,10 +25,8 @@ QUICK = reqtt.Reconnect(initial=0.05, max=0.1, jitter=0)
 @case("R19")
 @pytest.mark.parametrize("lost", ["the PUBLISH", "its PUBACK"])
 async def test_an_unacknowledged_request_is_sent_again_within_the_session(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, lost: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str, lost: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     session = {"client_id": topic, "clean_start": False, "session_expiry_interval": 300}
     req = await requester(proxy, **session, reconnect=QUICK)
     if lost == "its PUBACK":
@@ -61,10 +60,8 @@ async def test_an_unacknowledged_request_is_sent_again_within_the_session(
 @case("R19")
 @pytest.mark.parametrize("lost", ["the PUBLISH", "its PUBACK"])
 async def test_an_unacknowledged_request_is_published_anew_when_the_session_is_gone(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, lost: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str, lost: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy, reconnect=QUICK)
     if lost == "its PUBACK":
         proxy.cut_at("down", PUBACK)
@@ -89,10 +86,8 @@ async def test_an_unacknowledged_request_is_published_anew_when_the_session_is_g
 
 @case("R19")
 async def test_without_resend_an_unacknowledged_request_ends_with_connection_lost(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy, resend=False, reconnect=QUICK)
     proxy.cut_at("down", PUBACK)
     with pytest.raises(reqtt.ConnectionLost):

@@ -116,10 +116,8 @@ async def test_later_requests_subscribe_to_nothing(
 
 @case("R4")
 async def test_each_caller_gets_its_own_response_whatever_the_order(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy)
     waiting = [asyncio.ensure_future(req.request(topic, str(i), timeout=10)) for i in range(50)]
     requests = [await peer.receive() for _ in waiting]
@@ -131,10 +129,8 @@ async def test_each_caller_gets_its_own_response_whatever_the_order(
 
 @case("R6")
 async def test_a_second_response_is_dropped_and_the_connection_stays(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy)
     waiting = asyncio.ensure_future(req.request(topic, b"1", timeout=5))
     request = await peer.receive()
@@ -152,10 +148,8 @@ async def test_a_second_response_is_dropped_and_the_connection_stays(
 
 @case("R6")
 async def test_an_unknown_and_a_retained_response_are_dropped(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy)
     waiting = asyncio.ensure_future(req.request(topic, b"1", timeout=5))
     request = await peer.receive()
@@ -178,10 +172,8 @@ def _retained(p: Packet) -> Packet:
 @case("R7")
 @pytest.mark.parametrize("timeout", [0.3, 1.0])
 async def test_no_response_is_a_timeout_in_time(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, timeout: float
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str, timeout: float
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy)
     began = time.monotonic()
     with pytest.raises(reqtt.ResponseTimeout) as caught:
@@ -199,10 +191,8 @@ async def test_no_response_is_a_timeout_in_time(
 @case("R7")
 @pytest.mark.parametrize(("held", "phase"), [(SUBACK, "subscribe"), (PUBACK, "publish")])
 async def test_the_timeout_covers_every_step_and_names_it(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, held: Any, phase: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str, held: Any, phase: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy)
     proxy.drop("down", held)
     began = time.monotonic()
@@ -216,10 +206,8 @@ async def test_the_timeout_covers_every_step_and_names_it(
 
 @case("R8")
 async def test_a_late_response_is_dropped_and_the_next_request_succeeds(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy)
     with pytest.raises(reqtt.ResponseTimeout):
         await req.request(topic, b"1", timeout=0.2)
@@ -235,10 +223,8 @@ async def test_a_late_response_is_dropped_and_the_next_request_succeeds(
 @pytest.mark.parametrize("stage", ["before SUBACK", "before PUBACK", "waiting"])
 @pytest.mark.parametrize("how", ["cancel", "asyncio.timeout"])
 async def test_a_cancelled_request_leaves_nothing(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, stage: str, how: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str, stage: str, how: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     held = {"before SUBACK": SUBACK, "before PUBACK": PUBACK}.get(stage)
     rule = proxy.hold("down", held) if held else None
     req = await requester(proxy)
@@ -438,10 +424,8 @@ async def test_without_fail_fast_a_request_waits_though_nobody_subscribes(
 
 @case("R18")
 async def test_with_one_slot_the_second_request_goes_out_after_the_first_ends(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy, max_pending_requests=1)
     first = asyncio.ensure_future(req.request(topic, b"1", timeout=10))
     request = await peer.receive()
@@ -457,10 +441,8 @@ async def test_with_one_slot_the_second_request_goes_out_after_the_first_ends(
 
 @case("R18")
 async def test_the_timeout_of_a_request_without_a_slot_runs(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy, max_pending_requests=1)
     first = asyncio.ensure_future(req.request(topic, b"1", timeout=10))
     request = await peer.receive()
@@ -479,10 +461,8 @@ async def test_the_timeout_of_a_request_without_a_slot_runs(
 @case("R20")
 @pytest.mark.parametrize("hard", [True, False], ids=["RST", "FIN"])
 async def test_after_a_lost_session_the_response_filter_comes_first_and_the_response_arrives(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, hard: bool
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str, hard: bool
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy, reconnect=QUICK)
     waiting = asyncio.ensure_future(req.request(topic, b"x", timeout=10))
     request = await peer.receive()
@@ -525,10 +505,8 @@ async def test_the_broker_loses_the_session_it_was_to_keep(
 
 @case("R22")
 async def test_close_ends_pending_requests_at_once(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy)
     waiting = [asyncio.ensure_future(req.request(topic, str(i), timeout=30)) for i in range(5)]
     for _ in waiting:
@@ -546,10 +524,8 @@ async def test_close_ends_pending_requests_at_once(
 
 @case("R22")
 async def test_close_with_drain_waits_for_pending_requests(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy)
     waiting = asyncio.ensure_future(req.request(topic, b"x", timeout=30))
     request = await peer.receive()
@@ -562,10 +538,8 @@ async def test_close_with_drain_waits_for_pending_requests(
 
 @case("R23")
 async def test_when_reconnecting_is_given_up_requests_end_with_connection_lost(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy, reconnect=reqtt.Reconnect(initial=0.05, max=0.1, give_up_after=0.5))
     waiting = asyncio.ensure_future(req.request(topic, b"x", timeout=30))
     await peer.receive()
@@ -585,10 +559,8 @@ async def test_when_reconnecting_is_given_up_requests_end_with_connection_lost(
 
 @case("R23")
 async def test_without_reconnect_a_lost_connection_ends_requests_at_once(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy, reconnect=None)
     waiting = asyncio.ensure_future(req.request(topic, b"x", timeout=30))
     await peer.receive()
@@ -646,10 +618,8 @@ async def test_a_response_without_properties_has_none(
 
 
 async def test_a_correlation_data_in_flight_can_not_be_used_twice(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy)
     first = asyncio.ensure_future(req.request(topic, b"1", correlation_data=b"mine", timeout=5))
     request = await peer.receive()

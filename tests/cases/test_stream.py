@@ -16,6 +16,7 @@ from reqtt import Request, RequestError, Response, responder
 from support import case
 from support.footprint import resident
 from support.packets import PUBLISH, Packet
+from support.raw import RawClient
 from support.waiting import eventually
 
 Factory = Callable[..., Awaitable[Any]]
@@ -92,10 +93,8 @@ async def test_many_more_items_than_the_first_credit(
 
 @case("S4")
 async def test_a_redelivered_item_is_not_repeated(
-    broker: Any, raw: Factory, requester: Factory, topic: str
+    broker: Any, peer: RawClient, requester: Factory, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(broker)
     stream = asyncio.ensure_future(texts(req.stream(topic, timeout=5)))
     request = await peer.receive()
@@ -214,10 +213,8 @@ async def test_an_item_larger_than_the_broker_takes_is_an_error(
 
 @pytest.mark.parametrize("garbage", ["x", "", "-1", "1.5", "2", "\u0661", "9" * 40], ids=ascii)
 async def test_a_sequence_number_that_is_none_or_wrong_raises(
-    broker: Any, raw: Factory, requester: Factory, topic: str, garbage: str
+    broker: Any, peer: RawClient, requester: Factory, topic: str, garbage: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(broker)
     items = req.stream(topic, timeout=5)
     request = await peer.receive()
@@ -233,10 +230,8 @@ async def test_a_sequence_number_that_is_none_or_wrong_raises(
 
 
 async def test_a_gap_is_raised_after_what_came_before_it(
-    broker: Any, raw: Factory, requester: Factory, topic: str
+    broker: Any, peer: RawClient, requester: Factory, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(broker)
     items = req.stream(topic, timeout=5)
     request = await peer.receive()
@@ -255,10 +250,8 @@ async def test_a_gap_is_raised_after_what_came_before_it(
 
 
 async def test_more_items_than_the_credit_allows_raise(
-    broker: Any, raw: Factory, requester: Factory, topic: str
+    broker: Any, peer: RawClient, requester: Factory, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(broker)
     items = req.stream(topic, timeout=5)
     request = await peer.receive()

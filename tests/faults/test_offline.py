@@ -25,6 +25,7 @@ from support.packets import (
     Packet,
 )
 from support.proxy import Proxy
+from support.raw import RawClient
 from support.waiting import eventually
 
 Factory = Callable[..., Awaitable[Any]]
@@ -40,10 +41,8 @@ def expiry(packet: Packet) -> int:
 
 @pytest.mark.parametrize("session", [True, False], ids=["session kept", "session lost"])
 async def test_all_that_was_not_acknowledged_goes_out_again_in_order_with_what_remains_of_its_expiry(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, session: bool
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str, session: bool
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     kept = {"client_id": topic, **SESSION} if session else {}
     req = await requester(proxy, reconnect=QUICK, **kept)
     warm = asyncio.ensure_future(req.request(topic, b"warm", timeout=5))
@@ -172,10 +171,8 @@ async def test_the_brokers_reason_to_hang_up_reaches_events_and_exceptions(
 
 
 async def test_without_resend_the_exception_tells_why_the_broker_hung_up(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
+    proxy: Proxy, requester: Factory, peer: RawClient, topic: str
 ) -> None:
-    peer = await raw(broker)
-    await peer.subscribe(topic)
     req = await requester(proxy, resend=False, reconnect=QUICK)
     proxy.rewrite("down", PUBACK, lambda p: [Packet(DISCONNECT, reason_code=0x97)], times=1)
     with pytest.raises(reqtt.ConnectionLost) as caught:
