@@ -157,9 +157,7 @@ async def test_a_publish_without_a_connection_waits_for_the_next(
     peer = await raw(loopback)
     await peer.subscribe(topic)
     c = await client(proxy, reconnect=QUICK)
-    proxy.refuse()
-    proxy.cut()
-    await eventually(lambda: not c.connected)
+    await proxy.take_offline(c)
     calls = [asyncio.ensure_future(c.publish(topic, str(n))) for n in range(3)]
     await proxy.accept()
     assert [(await call).reason_code for call in calls] == [0, 0, 0]
@@ -499,9 +497,7 @@ async def test_a_reconnect_resumes_its_own_session(
     peer = await raw(broker)
     c = await client(proxy, session_expiry_interval=60, reconnect=QUICK)
     async with c.subscribe(topic) as messages:
-        proxy.refuse()
-        proxy.cut()
-        await eventually(lambda: not c.connected)
+        await proxy.take_offline(c)
         assert (await peer.publish(topic, "meanwhile")).reason_code == 0
         await proxy.accept()
         assert (await take(messages, 1))[0].text == "meanwhile"

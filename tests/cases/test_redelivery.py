@@ -109,9 +109,7 @@ async def test_a_request_that_timed_out_while_offline_is_never_sent(
     await peer.serve(topic)
     req = await requester(proxy, reconnect=QUICK)
     await req.request(topic, b"1", timeout=5)
-    proxy.refuse()
-    proxy.cut()
-    await eventually(lambda: not req.client.connected)
+    await proxy.take_offline(req.client)
     with pytest.raises(reqtt.ResponseTimeout) as caught:
         await req.request(topic, b"offline", timeout=0.3)
     assert caught.value.phase == "connect"

@@ -121,9 +121,7 @@ async def test_of_the_requests_made_offline_only_those_still_wanted_are_sent(
     await peer.serve(topic)
     req = await requester(proxy, reconnect=QUICK)
     await req.request(topic, b"before", timeout=5)
-    proxy.refuse()
-    proxy.cut()
-    await eventually(lambda: not req.client.connected)
+    await proxy.take_offline(req.client)
     short = [asyncio.ensure_future(req.request(topic, b"short", timeout=0.2)) for _ in range(20)]
     given_up = [asyncio.ensure_future(req.request(topic, b"cancelled", timeout=5)) for _ in range(20)]
     wanted = [asyncio.ensure_future(req.request(topic, b"%d" % i, timeout=5)) for i in range(20)]
@@ -201,9 +199,7 @@ async def test_the_response_made_offline_goes_out_on_the_next_connection(
         peer.request(topic, "x", correlation_data=b"c", message_expiry_interval=30, timeout=10)
     )
     await proxy.wait_down(PUBLISH, topic)
-    proxy.refuse()
-    proxy.cut()
-    await eventually(lambda: not app.client.connected)
+    await proxy.take_offline(app.client)
     gate.set()
     await asyncio.sleep(0.1)
     await proxy.accept()
@@ -217,9 +213,7 @@ async def test_an_offline_client_costs_no_more_than_it_holds(
 ) -> None:
     """Ten thousand requests that nobody can send: each ends in its own time, and nothing goes out later."""
     req = await requester(proxy, reconnect=QUICK)
-    proxy.refuse()
-    proxy.cut()
-    await eventually(lambda: not req.client.connected)
+    await proxy.take_offline(req.client)
     began = time.monotonic()
     calls = [asyncio.ensure_future(req.request(topic, b"x", timeout=0.5)) for _ in range(10_000)]
     await asyncio.wait(calls)

@@ -93,9 +93,7 @@ async def test_a_response_made_offline_is_not_sent_when_its_time_is_up(
     to = {"response_topic": response_topic, "correlation_data": b"c"}
     await peer.publish(topic, "x", **to, message_expiry_interval=2)
     await proxy.wait_down(PUBLISH, topic)
-    proxy.refuse()
-    proxy.cut()
-    await eventually(lambda: not app.client.connected)
+    await proxy.take_offline(app.client)
     gate.set()
     await asyncio.sleep(2.2)
     await proxy.accept()

@@ -277,9 +277,7 @@ async def test_session_kept(
     waiting = asyncio.ensure_future(req.request(topic, "kept", timeout=10))
     await asked.wait()
     await proxy.wait_down(Type.PUBACK)
-    proxy.refuse()
-    proxy.cut()
-    await eventually(lambda: not req.client.connected)
+    await proxy.take_offline(req.client)
     answer.set()
     # Acknowledged: the broker holds it for the session.
     await eventually(lambda: app.client.stats().responses_sent == 1 and app.client.stats().in_flight == 0)

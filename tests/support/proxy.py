@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from support.packets import Decoder, Malformed, Packet, Type, encode
 from support.sockets import reset
+from support.waiting import eventually
 
 Direction = Literal["up", "down"]
 DIRECTIONS: tuple[Direction, Direction] = ("up", "down")
@@ -318,6 +319,12 @@ class Proxy:
         for sock in server.sockets:
             asyncio.get_running_loop().remove_reader(sock.fileno())
         server.close()
+
+    async def take_offline(self, client: Any) -> None:
+        """Cuts and refuses until `accept()`; the client knows of it."""
+        self.refuse()
+        self.cut()
+        await eventually(lambda: not client.connected)
 
     async def accept(self) -> None:
         if self._server is None:
