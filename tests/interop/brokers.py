@@ -124,6 +124,26 @@ def mochi(certificate: Certificate) -> Iterator[Server]:
 
 
 @contextmanager
+def mqtt5(certificate: Certificate) -> Iterator[Server]:
+    with _rust("mqtt5", certificate) as server:
+        yield server
+
+
+@contextmanager
+def rumqttd(certificate: Certificate) -> Iterator[Server]:
+    with _rust("rumqttd", certificate) as server:
+        yield server
+
+
+@contextmanager
+def _rust(kind: str, certificate: Certificate) -> Iterator[Server]:
+    installed.runtime("cargo")
+    program = installed.there(installed.MADE / "cargo" / "debug" / f"{kind}-broker")
+    with _process(kind, installed.crate(kind), [str(program)], certificate) as server:
+        yield server
+
+
+@contextmanager
 def hivemq(certificate: Certificate) -> Iterator[Server]:
     with _java("hivemq", certificate) as server:
         yield server
@@ -167,6 +187,8 @@ BROKERS: dict[str, Callable[[Certificate], object]] = {
     "aedes": aedes,
     "mochi": mochi,
     "hivemq": hivemq,
+    "mqtt5": mqtt5,
+    "rumqttd": rumqttd,
 }
 NAMES = {
     "mosquitto": "Mosquitto",
@@ -174,6 +196,8 @@ NAMES = {
     "aedes": "aedes",
     "mochi": "Mochi MQTT",
     "hivemq": "HiveMQ CE",
+    "mqtt5": "mqtt5",
+    "rumqttd": "rumqttd",
 }
 
 

@@ -934,11 +934,14 @@ mod tests {
 
     #[test]
     fn a_broker_of_mqtt_3_is_named_as_such() {
-        // Return code 1, unacceptable protocol version, without properties: what MQTT 3.1.1 answers to level 5.
-        let mut client = Client::new(Client::options());
-        client.connect(&[0x20, 2, 0, 1]);
-        assert!(client.lost.contains("answers as MQTT 3 does"), "{}", client.lost);
-        assert_eq!(client.disconnect, None, "it would not understand it");
+        // Return code 1, unacceptable protocol version, without properties: what MQTT 3.1.1 answers to level 5. Some
+        // put a Property Length behind it. 5 is "not authorized".
+        for connack in [&[0x20, 2, 0, 1][..], &[0x20, 3, 0, 1, 0], &[0x20, 3, 0, 5, 0]] {
+            let mut client = Client::new(Client::options());
+            client.connect(connack);
+            assert!(client.lost.contains("answers as MQTT 3 does"), "{}", client.lost);
+            assert_eq!(client.disconnect, None, "it would not understand it");
+        }
     }
 
     #[test]

@@ -843,7 +843,10 @@ impl Session {
                 input.len()
             ));
         }
-        if matches!(error, CodecError::InvalidProtocol) {
+        // Return codes of MQTT 3, 1 to 5, are no reason codes of MQTT 5, whatever is behind them: Moquette 0.17 puts
+        // an empty Property Length there.
+        let return_code = connack && matches!(error, CodecError::InvalidConnectReturnCode(1..=5));
+        if return_code || matches!(error, CodecError::InvalidProtocol) {
             return Lost::because(
                 "the broker answers as MQTT 3 does: use one that speaks MQTT 5, or switch MQTT 5 on there",
             );
