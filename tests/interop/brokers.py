@@ -1,7 +1,7 @@
 """The brokers of the matrix: how each is started, and what of it cannot be configured.
 
-All refuse `denied/...` to everybody, and take packets of at most `MAXIMUM_PACKET_SIZE` bytes. Those that can
-hand out Response Information do.
+Those that can refuse `denied/...` to everybody, take packets of at most `MAXIMUM_PACKET_SIZE` bytes, and hand
+out Response Information.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trustme
@@ -39,6 +39,10 @@ class Server:
     ca: bytes
     ws_url: str | None = None
     tls_url: str | None = None
+    refuses: bool = True
+    """Whether something in it can refuse a topic."""
+    ws_mqtt5: bool = True
+    """Whether its WebSocket listener speaks MQTT 5, too."""
 
     @property
     def url(self) -> str:
@@ -132,7 +136,7 @@ def mqtt5(certificate: Certificate) -> Iterator[Server]:
 @contextmanager
 def rumqttd(certificate: Certificate) -> Iterator[Server]:
     with _rust("rumqttd", certificate) as server:
-        yield server
+        yield replace(server, refuses=False, ws_mqtt5=False)
 
 
 @contextmanager
@@ -146,6 +150,12 @@ def _rust(kind: str, certificate: Certificate) -> Iterator[Server]:
 @contextmanager
 def hivemq(certificate: Certificate) -> Iterator[Server]:
     with _java("hivemq", certificate) as server:
+        yield server
+
+
+@contextmanager
+def moquette(certificate: Certificate) -> Iterator[Server]:
+    with _java("moquette", certificate) as server:
         yield server
 
 
@@ -190,6 +200,8 @@ BROKERS: dict[str, Callable[[Certificate], object]] = {
     "mqtt5": mqtt5,
     "rumqttd": rumqttd,
 }
+# Speaks MQTT 3 only: no column of the matrix.
+OTHERS: dict[str, Callable[[Certificate], object]] = {"moquette": moquette}
 NAMES = {
     "mosquitto": "Mosquitto",
     "loopback": "reqtt's loopback broker",
@@ -215,7 +227,7 @@ class Brokers:
         if kind not in self._running:
             if self._certificate is None:
                 self._certificate = Certificate(self._directory)
-            start: object = BROKERS[kind](self._certificate)
+            start: object = (BROKERS | OTHERS)[kind](self._certificate)
             self._running[kind] = self._stack.enter_context(start)  # type: ignore[arg-type]
         return self._running[kind]
 

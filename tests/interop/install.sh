@@ -66,6 +66,7 @@ fi
 
 if have mvn "what is written in Java"; then
     jvm hivemq servers/hivemq
+    jvm moquette servers/moquette
     jvm hivemq-client clients/hivemq
     jvm paho_java clients/paho_java
 fi

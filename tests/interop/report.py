@@ -37,7 +37,36 @@ the connection:
 <- 40 0b  00 01  01  07 26 00 01 61 00 01 31      PUBACK 1, reason code 0x01, User Property a = 1
 -> e0 02 81 00                                    DISCONNECT 0x81 Malformed Packet
 ```
+
+mqtt5 puts the publisher's Client Identifier behind the User Properties, and takes out what the publisher
+itself sent by that name. Nothing switches it off:
+
+```text
+-> 30 0d  00 03 74 2f 78  07  26 00 01 61 00 01 31     PUBLISH t/x of client c, User Property a = 1
+<- 30 23  00 03 74 2f 78  1d  26 00 01 61 00 01 31     PUBLISH t/x, User Properties a = 1
+   26 00 10 78 2d 6d 71 74 74 2d 63 6c 69 65 6e 74 2d 69 64 00 01 63    and x-mqtt-client-id = c
+```
+
+rumqttd lets nobody in who turns Keep Alive off (section 3.1.2.10): it closes the connection, without a
+CONNACK. reqtt's default is 30 s.
+
+```text
+-> {keep_alive_0}      CONNECT, Keep Alive 0
+```
+
+Moquette {moquette} is not in the table: it speaks MQTT 3 only. It answers a CONNECT of MQTT 5 with return
+code 1 of MQTT 3.1.1 (unacceptable protocol version), which is no reason code of MQTT 5 ([MQTT-3.2.2-8]), and
+an empty Property Length. `connect()` raises `ConnectError`: "the broker answers as MQTT 3 does".
+
+```text
+-> {connect}   CONNECT, Protocol Version 5
+<- {connack}                                     CONNACK, return code 1
+```
 """
+
+# Client Identifier x, Clean Start.
+LEVEL_5 = "10 0e 00 04 4d 51 54 54 05 02 00 3c 00 00 01 78", "20 03 00 01 00"
+KEEP_ALIVE_0 = "10 0e 00 04 4d 51 54 54 05 02 00 00 00 00 01 78"
 
 PEERS_TEXT = """
 ## Peers
@@ -68,7 +97,9 @@ asked that way.
 
 
 def render(found: dict[str, Any]) -> str:
-    return HEAD + BROKERS.format(table=brokers(found)) + PEERS_TEXT.format(table=peers(found)) + TAIL
+    exchanges = {"keep_alive_0": KEEP_ALIVE_0, "connect": LEVEL_5[0], "connack": LEVEL_5[1]}
+    matrix = BROKERS.format(table=brokers(found), moquette=found["versions"]["moquette"], **exchanges)
+    return HEAD + matrix + PEERS_TEXT.format(table=peers(found)) + TAIL
 
 
 def brokers(found: dict[str, Any]) -> str:

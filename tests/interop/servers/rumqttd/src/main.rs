@@ -29,11 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         Ok((name.to_owned(), settings))
     };
-    let tls = TlsConfig::Rustls {
-        capath: None,
-        certpath: certificate.clone(),
-        keypath: key.clone(),
-    };
+    let tls = TlsConfig::Rustls { capath: None, certpath: certificate.clone(), keypath: key.clone() };
     let config = Config {
         router: RouterConfig {
             max_connections: 1000,
@@ -42,10 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             max_segment_count: 10,
             ..RouterConfig::default()
         },
-        v5: Some(HashMap::from([
-            listen("tcp", port, None)?,
-            listen("tls", tls_port, Some(tls))?,
-        ])),
+        v5: Some(HashMap::from([listen("tcp", port, None)?, listen("tls", tls_port, Some(tls))?])),
         ws: Some(HashMap::from([listen("ws", ws_port, None)?])),
         ..Config::default()
     };
