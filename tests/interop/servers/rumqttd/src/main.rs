@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let port = port.parse()?;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             if running.is_finished() {
-                break;
+                return Ok(running.join().expect("it does not panic")?);
             }
             thread::sleep(Duration::from_millis(10));
         }
