@@ -25,6 +25,9 @@ pytest_plugins = ["pytest_reqtt"]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "case(*rows): rows of the behavioural cases that the test shows")
+    config.addinivalue_line(
+        "markers", "mqtt(*numbers, side): mandatory statements of MQTT 5.0 that the test shows to be kept"
+    )
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell does so to what it starts in the background; programs started here would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)

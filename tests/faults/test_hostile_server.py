@@ -36,31 +36,13 @@ from support.packets import (
     UNSUBACK,
     Packet,
     encode,
+    frame,
+    publish,
+    text,
 )
 from support.waiting import eventually
 
 SOON = Reconnect(initial=0.01, max=0.05)
-
-
-def frame(first: int, body: bytes, length: int | None = None) -> bytes:
-    """A packet with this Remaining Length, true or not."""
-    left = len(body) if length is None else length
-    size = b""
-    while True:
-        left, low = left >> 7, left & 0x7F
-        size += bytes([low | (0x80 if left else 0)])
-        if not left:
-            return bytes([first]) + size + body
-
-
-def text(value: bytes) -> bytes:
-    return struct.pack(">H", len(value)) + value
-
-
-def publish(properties: bytes = b"", topic: bytes = b"t", first: int = 0x30, rest: bytes = b"x") -> bytes:
-    packet_id = b"\0\1" if first & 6 else b""
-    size = frame(0, b"", len(properties))[1:]
-    return frame(first, text(topic) + packet_id + size + properties + rest)
 
 
 async def ask(requester: Any, payload: bytes = b"still here") -> None:

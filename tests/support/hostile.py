@@ -62,6 +62,12 @@ class Peer:
                 self._news.clear()
                 await self._news.wait()
 
+    async def take(self, kind: Type, timeout: float = 5) -> Packet:
+        """The same, and the next call finds the one after it."""
+        packet = await self.expect(kind, timeout)
+        self.received.remove(packet)
+        return packet
+
     async def accept(self, **properties: Any) -> None:
         """A good CONNACK, and a good broker's answers from here on."""
         await self.expect(CONNECT)

@@ -59,6 +59,7 @@ class Mosquitto:
     persistence       keep sessions and messages over `restart()` (written at a clean stop; 2.0.11 writes only
                       the sessions of clients that connected with Clean Start 0)
     websockets, unix  one more listener; `ws_url`, `unix_url`
+    listener          lines about the listener of `url`
     tls               (certificate file, key file) for one more listener; `tls_url`
     """
 
@@ -78,6 +79,7 @@ class Mosquitto:
         max_inflight_messages: int | None = None,
         max_queued_messages: int | None = None,
         extra: Sequence[str] = (),
+        listener: Sequence[str] = (),
     ) -> None:
         self.executable = program("mosquitto")
         self.directory = Path(tempfile.mkdtemp(prefix="mosquitto-"))
@@ -113,7 +115,7 @@ class Mosquitto:
             if value is not None:
                 lines.append(f"{name} {value}")
         lines += extra
-        lines.append(f"listener {self.port} 127.0.0.1")
+        lines += [f"listener {self.port} 127.0.0.1", *listener]
         if self.ws_port:
             lines += [f"listener {self.ws_port} 127.0.0.1", "protocol websockets"]
         if self.socket_path:

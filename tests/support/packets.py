@@ -61,6 +61,9 @@ __all__ = [
     "Type",
     "Will",
     "encode",
+    "frame",
+    "publish",
+    "text",
 ]
 
 IDENTIFIERS = {name: (identifier, kind) for identifier, (name, kind) in PROPERTIES.items()}
@@ -142,3 +145,20 @@ def encode(p: Packet) -> bytes:
         case Type.DISCONNECT | Type.AUTH:
             body = bytes([p.reason_code]) + _properties(p.properties)
     return bytes([p.type << 4 | flags]) + _varint(len(body)) + body
+
+
+# --- bytes by hand, right or wrong
+
+
+def frame(first: int, body: bytes, length: int | None = None) -> bytes:
+    """A packet with this Remaining Length, true or not."""
+    return bytes([first]) + _varint(len(body) if length is None else length) + body
+
+
+def text(value: bytes) -> bytes:
+    return _binary(value)
+
+
+def publish(properties: bytes = b"", topic: bytes = b"t", first: int = 0x30, rest: bytes = b"x") -> bytes:
+    packet_id = b"\0\1" if first & 6 else b""
+    return frame(first, text(topic) + packet_id + _varint(len(properties)) + properties + rest)

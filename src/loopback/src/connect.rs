@@ -40,7 +40,11 @@ impl State {
         if let Err((code, text)) = self.check_connect(&connect.client_id, &wishes, will.as_ref(), auth) {
             let client_id = connect.client_id.into();
             self.note(&client_id, packet);
-            let connack = self.refusal(code, text);
+            let mut connack = self.refusal(code, text);
+            // [MQTT-3.2.2-19]
+            if text.is_some() && wishes.max_packet_size.is_some_and(|limit| connack.len() > limit as usize) {
+                connack = wire::connack(code, false, None);
+            }
             if let Some(record) = &self.record {
                 record.add(&client_id, true, &connack);
             }
@@ -125,6 +129,12 @@ impl State {
         let topic = str::from_utf8(&will.topic).unwrap_or_default();
         if topic.is_empty() || has_wildcards(topic) {
             return Err((reason::TOPIC_NAME_INVALID, None));
+        }
+        let response_topic =
+            will.properties.as_ref().and_then(|properties| properties.response_topic.as_deref());
+        if response_topic.is_some_and(has_wildcards) {
+            // [MQTT-3.3.2-14]
+            return Err((reason::PROTOCOL_ERROR, None));
         }
         if will.qos as u8 > self.options.maximum_qos.unwrap_or(2) {
             return Err((reason::QOS_NOT_SUPPORTED, None));

@@ -262,6 +262,11 @@ impl State {
         let text = text.filter(|_| link.problem_information);
         let mut suback = BytesMut::new();
         wire::write_suback(&mut suback, first_byte::SUBACK, packet_id, codes, text);
+        // [MQTT-3.9.2-1]
+        if text.is_some() && suback.len() > link.maximum_packet_size {
+            suback.clear();
+            wire::write_suback(&mut suback, first_byte::SUBACK, packet_id, codes, None);
+        }
         if delay.is_zero() {
             link.outbox.push(false, |out| out.extend_from_slice(&suback));
         } else {

@@ -71,8 +71,68 @@ pub(crate) fn next_packet(input: &mut BytesMut, max_size: Option<u32>) -> Result
         let code = input.split_to(3)[2].try_into().map_err(|_| reason::MALFORMED_PACKET)?;
         return Ok(Some(Packet::Disconnect(Disconnect::new(code))));
     }
+    if input[0] & 0xF0 == first_byte::PUBLISH
+        && repeats_a_property(&input[..header.frame_length()]) == Some(true)
+    {
+        return Err(reason::PROTOCOL_ERROR);
+    }
     // The frame is whole, so "insufficient bytes" from here on is a length that lies.
     Packet::read(input, None).map(Some).map_err(|error| reason_of(&error))
+}
+
+/// Whether a property of a PUBLISH is there twice that may be there once (3.3.2.3): the codec would take the last one.
+/// None where the packet is malformed, which the codec finds out.
+fn repeats_a_property(mut bytes: &[u8]) -> Option<bool> {
+    let packet_id = bytes.try_get_u8().ok()? & 6 != 0;
+    get_varint(&mut bytes)?;
+    skip_string(&mut bytes)?;
+    skip(&mut bytes, if packet_id { 2 } else { 0 })?;
+    let length = get_varint(&mut bytes)?;
+    let mut bytes = bytes.get(..length)?;
+    let mut seen = 0_u64;
+    while let Some((kind, rest)) = bytes.split_first() {
+        bytes = rest;
+        match kind {
+            0x01 => skip(&mut bytes, 1)?,
+            0x02 => skip(&mut bytes, 4)?,
+            0x23 => skip(&mut bytes, 2)?,
+            0x03 | 0x08 | 0x09 => skip_string(&mut bytes)?,
+            0x0B => drop(get_varint(&mut bytes)?),
+            0x26 => {
+                skip_string(&mut bytes)?;
+                skip_string(&mut bytes)?;
+            }
+            _ => return None,
+        }
+        // User properties, and the identifiers of a server, may be many.
+        if !matches!(kind, 0x0B | 0x26) && seen & 1 << kind != 0 {
+            return Some(true);
+        }
+        seen |= 1 << kind;
+    }
+    Some(false)
+}
+
+fn skip(bytes: &mut &[u8], count: usize) -> Option<()> {
+    *bytes = bytes.get(count..)?;
+    Some(())
+}
+
+fn skip_string(bytes: &mut &[u8]) -> Option<()> {
+    let length = bytes.try_get_u16().ok()?;
+    skip(bytes, length.into())
+}
+
+fn get_varint(bytes: &mut &[u8]) -> Option<usize> {
+    let mut value = 0;
+    for shift in [0, 7, 14, 21] {
+        let byte = bytes.try_get_u8().ok()?;
+        value |= usize::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 fn reason_of(error: &Error) -> u8 {

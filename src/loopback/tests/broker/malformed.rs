@@ -24,19 +24,21 @@ impl Random {
 #[test]
 fn each_kind_of_malformed_packet_gets_its_reason() {
     let broker = broker();
-    let cases: [(&[u8], u8); 12] = [
-        (&[0x36, 5, 0, 1, b't', 0, 1], 0x81),          // QoS 3
-        (&[0x32, 6, 0, 1, b't', 0, 0, 0], 0x82),       // packet identifier 0
-        (&[0x30, 4, 0, 1, b'#', 0], 0x81),             // wildcard in a topic name
-        (&[0x30, 5, 0, 2, 0xC3, 0x28, 0], 0x81),       // not UTF-8
-        (&[0x30, 3, 0, 9, b't'], 0x81),                // a length that lies
-        (&[0x30, 4, 0, 1, b't', 0x80], 0x81),          // property length cut off
-        (&[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], 0x81), // remaining length of five bytes
-        (&[0x00, 0], 0x81),                            // reserved type
-        (&[0x81, 0], 0x81),                            // reserved flags
-        (&[0x82, 3, 0, 1, 0], 0x82),                   // SUBSCRIBE without a filter
-        (&[0xA2, 3, 0, 1, 0], 0x82),                   // UNSUBSCRIBE without a filter
-        (&[0x90, 4, 0, 1, 0, 0], 0x82),                // SUBACK from a client
+    let cases: [(&[u8], u8); 14] = [
+        (&[0x36, 5, 0, 1, b't', 0, 1], 0x81),                              // QoS 3
+        (&[0x32, 6, 0, 1, b't', 0, 0, 0], 0x82),                           // packet identifier 0
+        (&[0x30, 4, 0, 1, b'#', 0], 0x81),                                 // wildcard in a topic name
+        (&[0x30, 5, 0, 2, 0xC3, 0x28, 0], 0x81),                           // not UTF-8
+        (&[0x30, 3, 0, 9, b't'], 0x81),                                    // a length that lies
+        (&[0x30, 4, 0, 1, b't', 0x80], 0x81),                              // property length cut off
+        (&[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], 0x81),                     // remaining length of five bytes
+        (&[0x30, 14, 0, 1, b't', 10, 9, 0, 2, 1, 2, 9, 0, 2, 1, 2], 0x82), // Correlation Data twice
+        (&[0x30, 12, 0, 1, b't', 8, 8, 0, 1, b'r', 8, 0, 1, b'r'], 0x82),  // Response Topic twice
+        (&[0x00, 0], 0x81),                                                // reserved type
+        (&[0x81, 0], 0x81),                                                // reserved flags
+        (&[0x82, 3, 0, 1, 0], 0x82),                                       // SUBSCRIBE without a filter
+        (&[0xA2, 3, 0, 1, 0], 0x82),                                       // UNSUBSCRIBE without a filter
+        (&[0x90, 4, 0, 1, 0, 0], 0x82),                                    // SUBACK from a client
     ];
     for (bytes, expected) in cases {
         let mut client = Client::new(&broker, "c");
