@@ -8,7 +8,7 @@ SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml
 
 SEEDS ?= 100000
 
-.PHONY: help demo test test-rust simulate test-python interop lint format build clean wheels leaks chaos fuzz bench report count audit docs
+.PHONY: help demo test test-rust simulate test-python interop conformance lint format build clean wheels leaks chaos fuzz bench report count audit docs
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ interop: build $(VENV)/tools ## Try every broker and peer, and write docs/intero
 	PYTHON=$(PYTHON) tests/interop/install.sh
 	REQTT_INTEROP_RESULTS=tests/interop/results.json $(BIN)/python -m pytest tests/interop --deselect tests/interop/test_report.py
 	PYTHONPATH=tests:python $(BIN)/python -m interop.report
+
+conformance: ## Write docs/conformance.md from the marks of the tests
+	PYTHONPATH=tests $(BIN)/python -m conformance.report
 
 SEED ?= 1
 chaos fuzz: SECONDS ?= 60

@@ -92,6 +92,7 @@ docs/reference/index
 docs/wire
 docs/interoperability
 docs/azure
+docs/conformance
 CHANGELOG
 ```
 

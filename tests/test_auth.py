@@ -19,6 +19,7 @@ import pytest
 
 import reqtt
 from conftest import Broker
+from support import client_must
 from support.gate import AGAIN, CONTINUE, Gate, Link, ScramDoor, Script
 from support.mosquitto import Mosquitto
 from support.packets import AUTH, CONNACK, CONNECT, DISCONNECT, PUBLISH, Packet, encode
@@ -313,6 +314,7 @@ async def test_closing_ends_the_question(guarded: Broker, make_proxy: Factory, c
 # --- SCRAM
 
 
+@client_must("MQTT-4.12.0-3", "MQTT-4.12.0-5")
 @pytest.mark.parametrize("method", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
 @pytest.mark.parametrize("last", ["success", "apart"])
 async def test_scram_lets_in_without_the_password_on_the_wire(
@@ -485,6 +487,7 @@ class Rounds:
         return b"re: " + data
 
 
+@client_must("MQTT-4.12.0-3")
 async def test_an_authenticator_has_as_many_rounds_as_the_broker_wants(
     gate: Factory, client: Factory
 ) -> None:
@@ -618,6 +621,7 @@ def auth(reason_code: int = CONTINUE, method: str | None = "ROUNDS", data: bytes
     return Packet(AUTH, reason_code=reason_code).with_properties(**properties)
 
 
+@client_must("MQTT-4.12.0-5")
 @pytest.mark.parametrize(
     "packets",
     [
@@ -705,6 +709,7 @@ async def test_an_auth_without_an_authenticator_is_a_protocol_error(gate: Factor
     assert [(p.type, p.reason_code) for p in (await opened.ended())[1:]] == [(DISCONNECT, 0x82)]
 
 
+@client_must("MQTT-4.13.2-1")
 @pytest.mark.parametrize("how", ["DISCONNECT", "CONNACK", "FIN", "silence"])
 async def test_a_broker_that_ends_the_exchange(gate: Factory, how: str) -> None:
     async def door(link: Link) -> None:
@@ -753,6 +758,7 @@ async def test_messages_that_come_with_the_connack_wait_for_the_check(
 # --- authenticating again
 
 
+@client_must("MQTT-4.12.1-1")
 async def test_a_reauthentication_loses_no_request(gate: Factory, topic: str) -> None:
     door = ScramDoor({USER: PASSWORD})
     opened = await gate(door)
@@ -803,6 +809,7 @@ async def test_the_broker_refuses_to_authenticate_again(gate: Factory) -> None:
         await client.reauthenticate()
 
 
+@client_must("MQTT-4.12.1-2")
 @pytest.mark.parametrize("last", ["impostor", "nowhere"])
 async def test_the_broker_has_to_prove_itself_again(gate: Factory, last: str) -> None:
     door = ScramDoor({USER: PASSWORD})
@@ -824,6 +831,7 @@ async def test_the_broker_has_to_prove_itself_again(gate: Factory, last: str) ->
         await next_event(events, reqtt.Connected)
 
 
+@client_must("MQTT-4.12.0-7")
 async def test_without_an_authenticator_there_is_nothing_to_do_again(
     loopback: Broker, client: Factory
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import reqtt
+from support import client_must
 from support.packets import (
     CONNACK,
     CONNECT,
@@ -93,6 +94,7 @@ async def test_a_refused_publish_tells_the_brokers_words(loopback: Any, client: 
     assert caught.value.reason_string == "refused by rule"
 
 
+@client_must("MQTT-3.3.1-4", "MQTT-3.3.2-2", "MQTT-3.3.2-14")
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -523,6 +525,7 @@ async def test_a_message_held_back_over_a_reconnect_is_not_lost(
         assert list(dict.fromkeys(found)) == ["0", "1", "2", "3"]
 
 
+@client_must("MQTT-4.3.3-10")
 async def test_qos_2_is_exactly_once_over_a_reconnect_with_a_full_queue(
     broker: Any, proxy: Proxy, client: Factory, raw: Factory, topic: str
 ) -> None:
@@ -544,6 +547,7 @@ async def test_qos_2_is_exactly_once_over_a_reconnect_with_a_full_queue(
 # --- what the broker says
 
 
+@client_must("MQTT-3.1.3-2")
 async def test_the_broker_chooses_the_client_id(broker: Any, proxy: Proxy, client: Factory) -> None:
     c = await client(proxy, reconnect=QUICK)
     assert proxy.up(CONNECT)[0].packet.client_id == ""
@@ -612,6 +616,7 @@ async def test_the_connect_says_what_was_asked_for(broker: Any, proxy: Proxy, cl
 # --- limits
 
 
+@client_must("MQTT-3.2.2-15")
 async def test_a_publish_larger_than_the_broker_takes_is_not_sent(
     own_loopback: Callable[..., Any], make_proxy: Factory, client: Factory, topic: str
 ) -> None:
@@ -643,6 +648,7 @@ async def test_the_broker_keeps_back_what_is_larger_than_the_client_takes(
     assert c.connected
 
 
+@client_must("MQTT-3.3.4-7", "MQTT-4.9.0-1", "MQTT-4.9.0-2")
 async def test_the_brokers_receive_maximum_is_kept(
     own_loopback: Callable[..., Any], make_proxy: Factory, client: Factory, topic: str
 ) -> None:
@@ -678,6 +684,7 @@ async def test_the_clients_receive_maximum_is_sent_and_kept(
         assert [m.text for m in await take(messages, 6)] == [str(n) for n in range(6)]
 
 
+@client_must("MQTT-3.2.2-11", "MQTT-3.2.2-14")
 @pytest.mark.parametrize(
     ("options", "publish", "code"),
     [({"maximum_qos": 1}, {"qos": 2}, 0x9B), ({"retain_available": False}, {"retain": True}, 0x9A)],
@@ -745,6 +752,7 @@ async def fake() -> Any:
         broker.writer.close()
 
 
+@client_must("MQTT-3.3.2-10")
 async def test_a_brokers_topic_aliases_are_understood(fake: FakeBroker, client: Factory) -> None:
     c = await client(fake.url, topic_alias_maximum=2, reconnect=None)
     assert (await fake.seen(CONNECT)).properties["topic_alias_maximum"] == 2

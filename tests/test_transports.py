@@ -15,6 +15,7 @@ import pytest
 import trustme
 
 import reqtt
+from support import broker_must, client_must
 from support.mosquitto import Mosquitto, free_port
 from support.packets import CONNECT, DISCONNECT, PINGREQ
 from support.proxy import Proxy
@@ -121,6 +122,7 @@ async def ask_and_answer(url: str, topic: str, *, large: bool = True, **options:
         assert all(answer.payload == body[::-1] for answer in answers)
 
 
+@client_must("MQTT-4.2-1")
 @pytest.mark.parametrize("transport", ["mqtt", "localhost", "ws", "unix", "ipv6"])
 async def test_a_transport_without_tls(urls: dict[str, str], topic: str, transport: str) -> None:
     # Mosquitto 2.0.11 loses its way in large or many WebSocket frames, whoever sends them.
@@ -132,6 +134,7 @@ async def test_a_transport_with_tls(urls: dict[str, str], pki: Authority, topic:
     await ask_and_answer(urls[transport], topic, large=transport != "wss", tls=reqtt.TlsOptions(ca=pki.ca))
 
 
+@broker_must("MQTT-4.2-1", "MQTT-6.0.0-4")
 @pytest.mark.parametrize("transport", ["url", "ws_url"])
 async def test_the_loopback_brokers_transports(loopback: Any, topic: str, transport: str) -> None:
     await ask_and_answer(getattr(loopback.loopback, transport), topic)
@@ -476,6 +479,7 @@ async def test_a_clean_shutdown_of_mosquitto_is_connected_to_again(
 # --- keep alive
 
 
+@client_must("MQTT-3.1.2-20", "MQTT-3.1.2-21", "MQTT-3.2.2-21")
 async def test_the_servers_keep_alive_is_kept(
     own_loopback: Callable[..., Any], make_proxy: Factory, client: Factory
 ) -> None:

@@ -14,6 +14,7 @@ import trustme
 
 import reqtt
 from reqtt import Request, responder
+from support import client_must
 from support.mosquitto import Mosquitto, free_port
 from support.packets import CONNECT, PUBLISH, SUBSCRIBE
 from support.proxy import Proxy
@@ -45,6 +46,7 @@ async def wire(broker: Any, proxy: Proxy, requester: Factory, raw: Factory, topi
     return Wire(await requester(proxy), proxy, topic)
 
 
+@client_must("MQTT-3.3.2-2", "MQTT-4.7.0-1", "MQTT-4.7.3-1", "MQTT-4.7.3-2", "MQTT-4.7.3-3")
 @pytest.mark.parametrize("wrong", ["", TOO_LONG, "a/+", "#", "a\0b", "\ud800"], ids=lambda w: ascii(w)[:20])
 async def test_an_impossible_topic(wire: Wire, wrong: str) -> None:
     with pytest.raises(ValueError) as caught:
@@ -74,6 +76,7 @@ async def test_a_payload_that_can_not_be_encoded(wire: Wire, wrong: Any) -> None
     await wire.unharmed()
 
 
+@client_must("MQTT-1.5.4-2")
 @pytest.mark.parametrize(
     "wrong",
     [

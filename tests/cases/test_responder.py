@@ -16,7 +16,7 @@ import pytest
 
 import reqtt
 from reqtt import Request, RequestError, responder
-from support import case
+from support import case, client_must
 from support.packets import (
     CONNACK,
     DISCONNECT,
@@ -163,6 +163,7 @@ async def unanswered(
     assert proxy.accepted == 1
 
 
+@client_must("MQTT-3.3.2-2", "MQTT-4.5.0-2")
 @case("P4")
 @pytest.mark.parametrize("response_topic", ["a/+", "a/#", "", "$SYS/x", "$share/g/x"])
 async def test_an_unusable_response_topic_is_not_answered(
@@ -745,6 +746,7 @@ async def test_close_without_drain_cancels_the_handlers(
     assert len(proxy.up(PUBACK)) == len(answers), "what is not answered is not acknowledged"
 
 
+@client_must("MQTT-4.6.0-2")
 async def test_pubacks_leave_in_the_order_of_arrival_after_their_responses(
     proxy: Proxy, serving: Factory, raw: Factory, broker: Any, topic: str
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import reqtt
-from support import case
+from support import case, client_must
 from support.packets import CONNACK, CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE
 from support.proxy import Proxy
 
@@ -72,6 +72,7 @@ async def test_response_information_of_a_real_broker_reaches_the_topic(
     assert re.fullmatch(r"rr/abc/[^/+#]+", response_topic(proxy, topic))
 
 
+@client_must("MQTT-3.3.2-14")
 @case("I2")
 @pytest.mark.parametrize("information", ["rr/+/", "rr/#", ""])
 async def test_an_unusable_response_information_is_ignored_with_a_warning(
@@ -178,6 +179,7 @@ async def test_a_response_topic_of_ones_own_is_used_as_it_is(
     assert response_topic(proxy, topic) == f"{topic}/once"
 
 
+@client_must("MQTT-3.3.2-14")
 @pytest.mark.parametrize("wrong", ["a/+", "a/#", "", "a\0b", "x" * 65536])
 async def test_an_unusable_response_topic_is_refused_when_it_is_given(wrong: str) -> None:
     with pytest.raises(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -39,7 +40,10 @@ def facts(messages: list[Packet]) -> list[tuple[int, int, bytes]]:
     return [(message.packet_id, message.qos, message.payload) for message in messages]
 
 
-@broker_must("MQTT-4.5.0-1", "MQTT-3.1.2-23", "MQTT-3.1.2-5", "MQTT-4.6.0-5", "MQTT-4.6.0-6")
+@broker_must(
+    *("MQTT-4.5.0-1", "MQTT-3.1.2-23", "MQTT-3.1.2-5", "MQTT-4.6.0-5", "MQTT-4.6.0-6"),
+    *("MQTT-2.2.1-4", "MQTT-4.3.2-1", "MQTT-4.3.3-1"),
+)
 async def test_what_comes_for_an_absent_client_waits_in_its_session(
     broker: Any, line: Factory, topic: str
 ) -> None:
@@ -135,6 +139,38 @@ async def test_a_qos_2_message_of_a_client_is_one_message_over_a_reconnect(
     again.send(Packet(PUBREL, packet_id=3))
     assert (await again.take(PUBCOMP)).packet_id == 3
     assert (await sub.take(PUBLISH)).payload == b"x"
+    await sub.ping()
+    assert not sub.all(PUBLISH)
+
+
+@broker_must("MQTT-4.3.3-7")
+async def test_what_was_sent_at_qos_2_does_not_expire(broker: Any, line: Factory, topic: str) -> None:
+    sub = await line(broker, client_id=topic, session_expiry_interval=60)
+    await sub.subscribe(topic, qos=2)
+    pub = await line(broker)
+    pub.publish(topic, b"x", qos=2, packet_id=1, message_expiry_interval=1)
+    await pub.take(PUBREC)
+    pub.send(Packet(PUBREL, packet_id=1))
+    message = await sub.take(PUBLISH)
+    sub.abort()
+    await asyncio.sleep(1.1)
+    again = await line(broker, client_id=topic, clean_start=False)
+    copy = await again.take(PUBLISH)
+    assert (copy.packet_id, copy.payload, copy.dup) == (message.packet_id, b"x", True)
+
+
+@broker_must("MQTT-4.3.3-9", "MQTT-3.5.2-1")
+async def test_after_a_refusal_the_identifier_is_free_for_a_new_message(
+    own_loopback: Callable[..., Any], line: Factory, topic: str
+) -> None:
+    broker = own_loopback()
+    sub, pub = await line(broker), await line(broker)
+    await sub.subscribe(topic, qos=0)
+    for code in (0x87, 0x87, None):
+        broker.loopback.refuse_publish(code)
+        pub.publish(topic, b"%r" % code, qos=2, packet_id=4)
+        assert (await pub.take(PUBREC)).reason_code == (code or 0)
+    assert (await sub.take(PUBLISH)).payload == b"None"
     await sub.ping()
     assert not sub.all(PUBLISH)
 
@@ -253,7 +289,7 @@ async def test_a_client_that_exceeds_the_brokers_packet_size_is_told_0x95(
     assert await peer.ended() == 0x95
 
 
-@broker_must("MQTT-3.9.2-1", "MQTT-3.4.2-2", "MQTT-3.2.2-19")
+@broker_must("MQTT-3.9.2-1", "MQTT-3.4.2-2", "MQTT-3.5.2-2", "MQTT-3.2.2-19")
 async def test_no_reason_makes_a_packet_larger_than_a_client_takes(
     own_loopback: Callable[..., Any], line: Factory, topic: str
 ) -> None:
@@ -265,11 +301,15 @@ async def test_no_reason_makes_a_packet_larger_than_a_client_takes(
         peer = await line(broker, maximum_packet_size=size)
         peer.publish("t", qos=1, packet_id=1)
         puback = await peer.take(PUBACK)
+        peer.publish("t", qos=2, packet_id=2)
+        pubrec = await peer.take(PUBREC)
         suback = await peer.subscribe("t")
-        assert (puback.reason_code, suback.reason_codes) == (0x87, (0x87,))
+        assert (puback.reason_code, pubrec.reason_code, suback.reason_codes) == (0x87, 0x87, (0x87,))
         assert suback.type is SUBACK
         broker.loopback.refuse_connect(0x97)
         refused = await line(broker, connect=False)
         connack = await refused.connect(maximum_packet_size=size, expect=0x97)
         broker.loopback.refuse_connect(None)
-        assert [("reason_string" in said.properties) for said in (puback, suback, connack)] == [told] * 3
+        assert [("reason_string" in said.properties) for said in (puback, pubrec, suback, connack)] == [
+            told
+        ] * 4

@@ -19,6 +19,7 @@ import pytest
 
 import reqtt
 from reqtt import Connected, Disconnected, Reconnect
+from support import client_must
 from support.footprint import resident
 from support.hostile import HostileServer, Peer, good, said
 from support.packets import (
@@ -87,6 +88,7 @@ BROKEN: dict[str, tuple[bytes, tuple[int, str]]] = {
     "reserved flags of PUBACK": (frame(0x41, b"\0\1"), MALFORMED),
     "reserved flags of PUBREL": (frame(0x60, b"\0\1"), MALFORMED),
     "reserved flags of DISCONNECT": (frame(0xE1, b"\x8b"), MALFORMED),
+    "reserved flags of AUTH": (frame(0xF1, b"\x18\0"), MALFORMED),
     "remaining length of five bytes": (b"\x30\xff\xff\xff\xff\x7f", MALFORMED),
     "larger than maximum_packet_size": (frame(0x30, b"", 16 * 1024 * 1024), TOO_LARGE),
     "256 MiB announced": (b"\x30\xff\xff\xff\x7f", TOO_LARGE),
@@ -128,6 +130,15 @@ BROKEN: dict[str, tuple[bytes, tuple[int, str]]] = {
 }
 
 
+@client_must(
+    "MQTT-1.5.4-1",
+    "MQTT-1.5.4-2",
+    "MQTT-3.14.1-1",
+    "MQTT-3.14.2-1",
+    "MQTT-3.14.4-2",
+    "MQTT-3.15.1-1",
+    "MQTT-4.13.2-1",
+)
 @pytest.mark.parametrize("case", BROKEN)
 async def test_a_broken_packet_ends_the_connection_by_name_and_the_next_one_works(case: str) -> None:
     packet, (code, name) = BROKEN[case]
@@ -171,6 +182,7 @@ ANSWERS = {
 }
 
 
+@client_must("MQTT-4.5.0-2")
 @pytest.mark.parametrize("case", ANSWERS)
 async def test_an_answer_that_nobody_waits_for_changes_nothing(case: str) -> None:
     async with HostileServer() as server, connected(server) as (requester, events):
@@ -222,6 +234,7 @@ REASONS = [
 ]
 
 
+@client_must("MQTT-4.13.2-1")
 @pytest.mark.parametrize("code", REASONS, ids=hex)
 async def test_each_reason_of_a_disconnect_is_told(code: int) -> None:
     async def script(peer: Peer) -> None:
@@ -438,6 +451,7 @@ class Unframed:
             return b""
         if first & 0x0F == 8:
             return b""
+        assert first & 0x0F in (0, 2), "MQTT is in binary frames [MQTT-6.0.0-1]"
         return bytes(byte ^ mask[n % 4] for n, byte in enumerate(data))
 
 
@@ -480,6 +494,7 @@ FRAMES = {
 }
 
 
+@client_must("MQTT-6.0.0-1")
 @pytest.mark.parametrize("case", FRAMES)
 async def test_a_broken_frame_ends_the_connection_and_the_next_one_works(case: str) -> None:
     async def script(peer: Peer) -> None:

@@ -13,6 +13,7 @@ import reqtt
 from faults.lab import Lab, lines
 from faults.peers import encode
 from reqtt import responder
+from support import client_must
 from support.packets import (
     CONNECT,
     DISCONNECT,
@@ -39,6 +40,7 @@ def expiry(packet: Packet) -> int:
     return value
 
 
+@client_must("MQTT-4.4.0-1", "MQTT-4.6.0-1", "MQTT-3.3.1-1")
 @pytest.mark.parametrize("session", [True, False], ids=["session kept", "session lost"])
 async def test_all_that_was_not_acknowledged_goes_out_again_in_order_with_what_remains_of_its_expiry(
     proxy: Proxy, requester: Factory, peer: RawClient, topic: str, session: bool
@@ -76,6 +78,7 @@ async def test_all_that_was_not_acknowledged_goes_out_again_in_order_with_what_r
     assert req.client.stats().pending == 0
 
 
+@client_must("MQTT-4.3.3-5", "MQTT-4.3.3-6")
 async def test_a_qos_2_request_whose_pubrec_is_there_is_released_and_not_published_again(
     proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str
 ) -> None:

@@ -38,6 +38,7 @@ class Peer:
         self._reader = reader
         self._writer = writer
         self.received: list[Packet] = []
+        self.raw: list[bytes] = []  # the same, as it came
         self.closed = asyncio.Event()
         self._news = asyncio.Event()
         self._answering = False
@@ -113,8 +114,9 @@ class Peer:
         decoder = Decoder()
         with contextlib.suppress(OSError):
             while data := await self._reader.read(65536):
-                for packet, _ in decoder.feed(data):
+                for packet, raw in decoder.feed(data):
                     self.received.append(packet)
+                    self.raw.append(raw)
                     if self._answering:
                         self._answer(packet)
                 self._news.set()
@@ -156,7 +158,8 @@ class HostileServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for peer in self.peers:
             peer.abort()
-        if self.failures and _e is None:
+        if self.failures:
+            # Where the test failed, too, it is why.
             raise self.failures[0]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -142,6 +142,8 @@ pub(super) struct Session {
     reauthenticating: Option<(Token, Instant)>,
     /// How many connections of this object were accepted.
     connects: u64,
+    /// Clean Start of the latest CONNECT.
+    clean_start: bool,
     in_flights: InFlights,
     queues: [VecDeque<Queued>; 2],
     /// The weight of the responses in them.
@@ -204,6 +206,7 @@ impl Session {
             held: None,
             reauthenticating: None,
             connects: 0,
+            clean_start: true,
             in_flights: InFlights::default(),
             queues: Default::default(),
             queued_replies: 0,
@@ -268,9 +271,10 @@ impl Session {
     pub fn open(&mut self, answer: Answer, now: Instant) {
         self.out.clear();
         // A later connection of this object resumes its own session, where the broker keeps one.
-        let clean_start =
+        self.clean_start =
             if self.known() { self.options.session_expiry_interval == 0 } else { self.options.clean_start };
-        codec::write(&codec::connect(&self.options, &self.client_id, clean_start, answer), &mut self.out);
+        let connect = codec::connect(&self.options, &self.client_id, self.clean_start, answer);
+        codec::write(&connect, &mut self.out);
         self.state = State::Handshake;
         self.last_sent = now;
         self.last_received = now;
@@ -589,13 +593,20 @@ impl Session {
 
     /// Writes a message that is not a request; tells its sender when it cannot be sent at all.
     fn send(&mut self, outgoing: Outgoing, sender: Sender) {
-        let Outgoing { message, deliveries, expires } = outgoing;
+        let Outgoing { mut message, deliveries, expires } = outgoing;
+        if let (Sender::Reply, Some(connack)) = (sender, &self.connack) {
+            // The request may have come at a QoS at which this broker takes nothing [MQTT-3.2.2-11].
+            message.qos = message.qos.min(connack.maximum_qos);
+        }
         match (self.check(&message), sender) {
             (Ok(()), _) => self.write_publish(message, sender, expires),
             (Err(error), Sender::User(token)) => self.effects.events.push(Event::Failed { token, error }),
             (Err(error), _) => {
                 log::error!(target: "reqtt.responder", "a response could not be sent: {error}");
-                self.write_publish(crate::responder::too_large(message), sender, expires);
+                let instead = crate::responder::too_large(message);
+                if self.check(&instead).is_ok() {
+                    self.write_publish(instead, sender, expires);
+                }
             }
         }
         self.done(deliveries);
@@ -742,7 +753,21 @@ impl Session {
             };
             return self.subscribed(owner, Err(error));
         };
+        let start = self.out.len();
         codec::write(&codec::subscribe(pkid, &sub.filter, &sub.options, identifiers), &mut self.out);
+        let size = self.out.len() - start;
+        let maximum = self.connack.as_ref().and_then(|connack| connack.maximum_packet_size);
+        if let Some(maximum) = maximum.filter(|maximum| size > *maximum as usize) {
+            // [MQTT-3.2.2-15]
+            self.out.truncate(start);
+            let error = Error::Subscribe {
+                topic_filter: sub.filter.clone(),
+                reason_code: ReasonCode(0x95),
+                reason_string: Some(format!("{size} bytes, of a Maximum Packet Size of {maximum}")),
+                for_responses: matches!(owner, Owner::ResponseTopic(_)),
+            };
+            return self.subscribed(owner, Err(error));
+        }
         self.in_flights.insert(InFlight::Subscribe(owner));
         sub.state = SubState::Asked;
         sub.pkid = pkid;
@@ -1014,6 +1039,13 @@ impl Session {
             return Err(
                 self.violated(DisconnectReasonCode::ProtocolError, "its CONNACK has Maximum Packet Size 0")
             );
+        }
+        if connack.session_present && self.clean_start {
+            // [MQTT-3.2.2-4]
+            return Err(self.violated(
+                DisconnectReasonCode::ProtocolError,
+                "its CONNACK has Session Present 1 after Clean Start 1",
+            ));
         }
         if connack.maximum_qos > 2 {
             let what = format!("its CONNACK has Maximum QoS {}", connack.maximum_qos);
