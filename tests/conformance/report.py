@@ -17,8 +17,8 @@ SIDES = {"client": "client_must", "broker": "broker_must"}
 HEAD = """# Conformance
 
 Which mandatory statements of [MQTT 5.0](https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html) the
-tests show to be kept, by the numbers of its appendix B. What a statement says is in words of our own here; the
-standard's are the ones that count.
+tests show to be kept, by the numbers of its appendix B. What a statement says is put in our own words here;
+it is the standard that counts.
 
 The tests of the broker's side send packets by hand to the loopback broker and to Mosquitto, and cover what
 the interoperability tests of Eclipse Paho for MQTT 5 look at; where the two differ, a test says what each

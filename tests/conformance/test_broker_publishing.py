@@ -234,7 +234,7 @@ async def test_an_expiry_counts_down_while_a_message_waits(broker: Any, line: Fa
     pub.publish(f"{topic}/none", qos=1, packet_id=5)
     found = [(await live.take(PUBLISH)).properties.get("message_expiry_interval") for _ in range(5)]
     assert found == [1, 60, 60, 1, None]
-    await asyncio.sleep(2.1)
+    await asyncio.sleep(1.2 if broker.kind == "loopback" else 2.1)  # whole seconds, with Mosquitto
     again = await line(broker, client_id=topic, clean_start=False)
     late = await line(broker)
     await late.subscribe(f"{topic}/+")
@@ -244,12 +244,12 @@ async def test_an_expiry_counts_down_while_a_message_waits(broker: Any, line: Fa
         message = await again.take(PUBLISH)
         waited[message.topic.rpartition("/")[2]] = message.properties.get("message_expiry_interval")
     assert waited["none"] is None
-    assert {57, 58}.issuperset([waited["long"], waited["kept"]])
+    assert {57, 58, 59}.issuperset([waited["long"], waited["kept"]])
     await again.ping()
     assert not again.all(PUBLISH)
     [retained] = late.all(PUBLISH)
     assert retained.topic == f"{topic}/kept"
-    assert retained.properties["message_expiry_interval"] in (57, 58)
+    assert retained.properties["message_expiry_interval"] in (57, 58, 59)
     pub.publish(f"{topic}/kept", qos=1, packet_id=6, retain=True)
     await pub.ping()
 

@@ -273,6 +273,46 @@ async def test_the_brokers_receive_maximum_bounds_what_is_not_acknowledged() -> 
         subscribing.cancel()
 
 
+@client_must("MQTT-3.3.4-7", "MQTT-4.4.0-1", "MQTT-4.6.0-1", "MQTT-4.9.0-1", "MQTT-4.9.0-2")
+async def test_what_is_sent_again_keeps_to_the_receive_maximum_of_the_new_connection() -> None:
+    count = 6
+    sent: list[Packet] = []
+
+    async def first(peer: Peer) -> None:
+        await accepted(peer)
+        sent.extend([await peer.take(PUBLISH) for _ in range(count)])
+        peer.send(Packet(PUBREC, packet_id=sent[1].packet_id))
+        await peer.take(PUBREL)
+
+    async def second(peer: Peer) -> None:
+        await accepted(peer, session_present=True, receive_maximum=2)
+        again = [await peer.take(PUBLISH)]
+        assert (await peer.take(PUBREL)).packet_id == sent[1].packet_id
+        await peer.take(PINGREQ)
+        peer.send(Packet(PUBCOMP, packet_id=sent[1].packet_id))
+        for number in range(count):
+            # One for each that is acknowledged, and the new one last.
+            if len(again) < count:
+                assert not [packet for packet in peer.received if packet.type is PUBLISH]
+                again.append(await peer.take(PUBLISH))
+            peer.send(Packet(PUBACK, packet_id=again[number].packet_id))
+        assert [packet.payload for packet in again] == [b"0", b"2", b"3", b"4", b"5", b"new"]
+        assert [packet.dup for packet in again] == [True] * 5 + [False]
+        copies = [packet.packet_id for packet in again[:-1]]
+        assert copies == [packet.packet_id for packet in (sent[0], *sent[2:])]
+        await gone(peer)
+
+    async with (
+        HostileServer(first, second) as server,
+        reqtt.Client(server.url, reconnect=SOON, keep_alive=1, **SESSION) as client,
+    ):
+        calls = [client.publish("t", b"%d" % n, qos=2 if n == 1 else 1) for n in range(count)]
+        await eventually(lambda: len(server.peers) == 2)
+        calls.append(client.publish("t", b"new"))
+        async with asyncio.timeout(10):
+            await asyncio.gather(*calls)
+
+
 # --- as the receiver
 
 

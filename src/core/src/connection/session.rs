@@ -145,6 +145,8 @@ pub(super) struct Session {
     /// Clean Start of the latest CONNECT.
     clean_start: bool,
     in_flights: InFlights,
+    /// PUBLISHes and PUBRELs of a resumed session that are still to be sent again, in their order.
+    again: VecDeque<u16>,
     queues: [VecDeque<Queued>; 2],
     /// The weight of the responses in them.
     queued_replies: usize,
@@ -208,6 +210,7 @@ impl Session {
             connects: 0,
             clean_start: true,
             in_flights: InFlights::default(),
+            again: VecDeque::new(),
             queues: Default::default(),
             queued_replies: 0,
             untaken: 0,
@@ -527,6 +530,9 @@ impl Session {
 
     /// Writes what waited for room.
     fn pump(&mut self, now: Instant) {
+        if !self.again.is_empty() && self.online() {
+            self.resend(now);
+        }
         for lane in 0..self.queues.len() {
             self.pump_lane(lane, now);
         }
@@ -1088,6 +1094,7 @@ impl Session {
             for (owner, filter) in stale {
                 self.write_unsubscribe(owner, filter);
             }
+            self.again = self.in_flights.publishes_in_order().into();
             self.resend(now);
         } else {
             self.unreleased.clear();
@@ -1123,10 +1130,14 @@ impl Session {
         self.subs = subs;
     }
 
-    /// The broker kept the session: what it has not acknowledged goes out again [MQTT-4.4.0-1].
+    /// The broker kept the session: what it has not acknowledged goes out again [MQTT-4.4.0-1], as far as its Receive
+    /// Maximum allows, which may be another than before [MQTT-4.9.0-1].
     fn resend(&mut self, now: Instant) {
         let nanos = self.nanos(now);
-        for pkid in self.in_flights.publishes_in_order() {
+        let room = self.connack.as_ref().map_or(0, |connack| usize::from(connack.receive_maximum));
+        while self.in_flights.publishes().saturating_sub(self.again.len()) < room
+            && let Some(pkid) = self.again.pop_front()
+        {
             let Some(InFlight::Publish { packet, sender, awaiting, expires, .. }) =
                 self.in_flights.get_mut(pkid)
             else {
@@ -1386,6 +1397,7 @@ impl Session {
         let sender = *sender;
         if reason_code.is_error() {
             self.in_flights.remove(pkid);
+            self.again.retain(|again| *again != pkid);
         } else {
             *awaiting = Awaiting::Pubcomp;
             self.write_answer(&Packet::PubRel(PubRel::new(pkid, None)));
@@ -1406,6 +1418,7 @@ impl Session {
             _ => return,
         }
         let Some(InFlight::Publish { sender, .. }) = self.in_flights.remove(pkid) else { return };
+        self.again.retain(|again| *again != pkid);
         if last == Awaiting::Puback {
             self.tell(sender, reason_code, reason_string);
         }
@@ -1540,6 +1553,7 @@ impl Session {
         self.asked = None;
         self.held = None;
         self.aliases.clear();
+        self.again.clear();
         self.unclaimed.clear();
         for pkid in self.deliveries.forget() {
             // Without a PUBREC the broker delivers it again, and a handler that was cut short needs it.
