@@ -257,12 +257,14 @@ async def test_the_client_makes_no_topic_aliases(maximum: int | None) -> None:
 
 @client_must("MQTT-3.3.2-7")
 async def test_an_alias_of_an_earlier_connection_means_nothing() -> None:
+    read = asyncio.Event()
+
     async def first(peer: Peer) -> None:
         await peer.accept()
         await peer.expect(SUBSCRIBE)
         peer.send(Packet(PUBLISH, {"topic_alias": 1}, topic="a/1", payload=b"1"))
         peer.send(Packet(PUBLISH, {"topic_alias": 1}, payload=b"2"))
-        await asyncio.sleep(0.05)  # it may be read before the connection ends
+        await read.wait()
 
     async def second(peer: Peer) -> None:
         await peer.expect(CONNECT)
@@ -275,6 +277,7 @@ async def test_an_alias_of_an_earlier_connection_means_nothing() -> None:
         async with reqtt.Client(server.url, **options) as client, client.subscribe("a/#") as messages:
             async with asyncio.timeout(5):
                 assert [(await anext(messages)).payload for _ in range(2)] == [b"1", b"2"]
+            read.set()
             await eventually(lambda: len(server.peers) > 2)
             assert said(server.peers[1]) == [0x94]
             await server.peers[2].expect(SUBSCRIBE)
@@ -286,13 +289,15 @@ async def test_an_alias_of_an_earlier_connection_means_nothing() -> None:
 @client_must("MQTT-4.13.2-1")
 @pytest.mark.parametrize("how", ["CONNACK", "DISCONNECT"])
 async def test_after_an_error_from_the_broker_the_client_closes(how: str) -> None:
+    connected = asyncio.Event()
+
     async def script(peer: Peer) -> None:
         await peer.expect(CONNECT)
         if how == "CONNACK":
             peer.send(Packet(CONNACK, reason_code=0x97))
         else:
             peer.send(Packet(CONNACK))
-            await asyncio.sleep(0.01)
+            await connected.wait()
             peer.send(Packet(DISCONNECT, reason_code=0x97))
         await closed_by_client(peer)
 
@@ -304,6 +309,7 @@ async def test_after_an_error_from_the_broker_the_client_closes(how: str) -> Non
         else:
             events = client.events()
             await client.connect()
+            connected.set()
             async with asyncio.timeout(5):
                 assert isinstance(await anext(events), Connected)
                 lost = await anext(events)
