@@ -20,10 +20,10 @@ Which mandatory statements of [MQTT 5.0](https://docs.oasis-open.org/mqtt/mqtt/v
 tests show to be kept, by the numbers of its appendix B. What a statement says is put in our own words here;
 it is the standard that counts.
 
-The tests of the broker's side send packets by hand to the loopback broker and to Mosquitto, and cover what
-the interoperability tests of Eclipse Paho for MQTT 5 look at; where the two differ, a test says what each
-does. In the tests of the client's side a broker that follows a script watches what reqtt sends. The page is
-made from the tests (`make conformance`), and a test fails when it is not what they say.
+The tests of the broker's side send packets by hand to the loopback broker and to Mosquitto, and do again what
+the interoperability tests of Eclipse Paho for MQTT 5 do; where the two differ, a test says what each does. In
+the tests of the client's side a broker that follows a script watches what reqtt sends. The page is made from
+the tests (`make conformance`), and a test fails when it is not what they say.
 """
 
 TITLES = {
@@ -36,6 +36,14 @@ TITLES = {
 
 """,
 }
+
+PAHO = """
+## What the tests of Eclipse Paho look at
+
+| behaviour | shown by |
+|---|---|
+{rows}
+"""
 
 LEFT_OUT = """
 ## Not tested
@@ -81,6 +89,12 @@ def render() -> str:
         page += title + "| statement | | shown by |\n|---|---|---|\n"
         for number in sorted(known[side], key=order):
             page += f"| {number} | {known[side][number]} | {links(shown[side][number])} |\n"
+    here = {name: test for tests in shown["broker"].values() for test in tests for name in test[1:]}
+    rows = [
+        f"| {what} | {links([here[f'test_{name}'] for name in names])} |"
+        for what, names in known["paho"].items()
+    ]
+    page += PAHO.format(rows="\n".join(rows))
     rows = [f"| {number} | {known['left_out'][number]} |" for number in sorted(known["left_out"], key=order)]
     return page + LEFT_OUT.format(rows="\n".join(rows))
 

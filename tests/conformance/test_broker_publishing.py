@@ -130,6 +130,7 @@ async def test_all_that_a_request_carries_arrives_as_it_was_sent(
         await pub.take(PUBACK)
 
 
+@broker_must("MQTT-3.3.2-15", "MQTT-3.3.2-16")
 async def test_a_request_and_its_response_make_the_round(broker: Any, line: Factory, topic: str) -> None:
     asking, answering = await line(broker), await line(broker)
     await asking.subscribe(f"{topic}/responses/1", qos=1)

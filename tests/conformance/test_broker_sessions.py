@@ -53,7 +53,7 @@ async def test_what_comes_for_an_absent_client_waits_in_its_session(
     kept.send(Packet(DISCONNECT))
     await kept.ended()
     pub = await line(broker)
-    await publish_all(pub, f"{topic}/1", (b"1", 1), (b"2", 2), (b"3", 1))
+    await publish_all(pub, f"{topic}/1", (b"QoS 0", 0), (b"1", 1), (b"2", 2), (b"3", 1))
     await publish_all(pub, f"{topic}/2", (b"4", 2), (b"5", 2))
     again = await line(broker, client_id=topic, clean_start=False)
     found = [await again.take(PUBLISH) for _ in range(5)]
@@ -61,6 +61,8 @@ async def test_what_comes_for_an_absent_client_waits_in_its_session(
     assert [message.qos for message in found] == [1, 1, 1, 2, 2]
     assert not any(message.dup for message in found)
     assert len({message.packet_id for message in found}) == 5
+    await again.ping()
+    assert not again.all(PUBLISH), "what came at QoS 0 may be kept, and is not by these two"
 
 
 @broker_must(
