@@ -97,7 +97,7 @@ async def test_what_has_no_place_in_a_request_is_ignored(
     assert (response.payload, response.user("__stat")) == (b"ON", "200")
 
 
-REFUSED: dict[str, tuple[dict[str, Any], Pairs, int, Pairs]] = {
+REFUSED: dict[str, tuple[dict[str, Any], Pairs, int, tuple[tuple[str, str | None], ...]]] = {
     "no Correlation Data": (
         {"correlation_data": None},
         (),
@@ -109,6 +109,18 @@ REFUSED: dict[str, tuple[dict[str, Any], Pairs, int, Pairs]] = {
         (),
         400,
         (("__propName", "Correlation Data"), ("__propVal", "short")),
+    ),
+    "Correlation Data that is no text": (
+        {"correlation_data": b"a\0b\xff"},
+        (),
+        400,
+        (("__propName", "Correlation Data"), ("__propVal", None)),
+    ),
+    "Correlation Data with U+0000": (
+        {"correlation_data": b"a\0b"},
+        (),
+        400,
+        (("__propName", "Correlation Data"), ("__propVal", None)),
     ),
     "no Message Expiry Interval": (
         {"message_expiry_interval": None},

@@ -63,7 +63,9 @@ pub(crate) fn check_request(message: &Message) -> Result<(), Reply> {
     match properties.correlation_data.as_deref() {
         None => return Err(refusal(400, "Correlation Data is missing", "Correlation Data", None)),
         Some(data) if data.len() != CORRELATION_DATA => {
-            let shown = String::from_utf8(data.to_vec()).ok();
+            // Bytes may be no text that MQTT can carry [MQTT-1.5.4-2].
+            let text = String::from_utf8(data.to_vec()).ok();
+            let shown = text.filter(|text| !text.contains(char::is_control));
             let text = format!("Correlation Data has {} bytes, not {CORRELATION_DATA}", data.len());
             return Err(refusal(400, &text, "Correlation Data", shown));
         }
