@@ -49,6 +49,8 @@ pub(super) struct InFlights {
     publishes: usize,
     /// Of the payloads of those PUBLISHes.
     bytes: usize,
+    /// Those of a resumed session that are still to be sent again, in their order.
+    again: VecDeque<u16>,
 }
 
 impl InFlights {
@@ -79,6 +81,7 @@ impl InFlights {
         if let InFlight::Publish { packet, .. } = &removed {
             self.publishes -= 1;
             self.bytes -= packet.payload.len();
+            self.again.retain(|again| *again != pkid);
         }
         Some(removed)
     }
@@ -110,6 +113,25 @@ impl InFlights {
             .collect();
         all.sort_unstable();
         all.into_iter().map(|(_, pkid)| pkid).collect()
+    }
+
+    /// The session goes on: all are to be sent again.
+    pub fn begin_again(&mut self) {
+        self.again = self.publishes_in_order().into();
+    }
+
+    /// The next to be sent again, with so many under way at most.
+    pub fn next_again(&mut self, most: usize) -> Option<u16> {
+        if self.publishes.saturating_sub(self.again.len()) < most { self.again.pop_front() } else { None }
+    }
+
+    pub fn sends_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// The connection is gone.
+    pub fn stop_again(&mut self) {
+        self.again.clear();
     }
 
     /// SUBSCRIBE and UNSUBSCRIBE do not outlive their connection.

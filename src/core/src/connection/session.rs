@@ -145,8 +145,6 @@ pub(super) struct Session {
     /// Clean Start of the latest CONNECT.
     clean_start: bool,
     in_flights: InFlights,
-    /// PUBLISHes and PUBRELs of a resumed session that are still to be sent again, in their order.
-    again: VecDeque<u16>,
     queues: [VecDeque<Queued>; 2],
     /// The weight of the responses in them.
     queued_replies: usize,
@@ -210,7 +208,6 @@ impl Session {
             connects: 0,
             clean_start: true,
             in_flights: InFlights::default(),
-            again: VecDeque::new(),
             queues: Default::default(),
             queued_replies: 0,
             untaken: 0,
@@ -530,7 +527,7 @@ impl Session {
 
     /// Writes what waited for room.
     fn pump(&mut self, now: Instant) {
-        if !self.again.is_empty() && self.online() {
+        if self.in_flights.sends_again() && self.online() {
             self.resend(now);
         }
         for lane in 0..self.queues.len() {
@@ -632,8 +629,7 @@ impl Session {
         if message.retain && !connack.retain_available {
             return Err(refused(0x9A));
         }
-        // 268,435,460 is what the Remaining Length can say at most (section 2.1.4), with its header.
-        let maximum = connack.maximum_packet_size.map_or(268_435_460, |maximum| maximum as usize);
+        let maximum = maximum_packet_size(connack);
         let size = encoded_size(message);
         if size > maximum {
             return Err(Error::PacketTooLarge { topic: message.topic().to_owned(), size, maximum });
@@ -762,8 +758,8 @@ impl Session {
         let start = self.out.len();
         codec::write(&codec::subscribe(pkid, &sub.filter, &sub.options, identifiers), &mut self.out);
         let size = self.out.len() - start;
-        let maximum = self.connack.as_ref().and_then(|connack| connack.maximum_packet_size);
-        if let Some(maximum) = maximum.filter(|maximum| size > *maximum as usize) {
+        let maximum = self.connack.as_deref().map(maximum_packet_size);
+        if let Some(maximum) = maximum.filter(|maximum| size > *maximum) {
             // [MQTT-3.2.2-15]
             self.out.truncate(start);
             let error = Error::Subscribe {
@@ -1082,8 +1078,8 @@ impl Session {
             client_id: self.client_id.clone(),
             response_information: connack.response_information.clone(),
         };
-        // Subscriptions first: nothing that waits for a response goes out before them.
         self.responders.connected(&self.client_id);
+        // Subscriptions first: nothing that waits for a response goes out before them.
         self.requesters.connected(&connack, naming, &mut self.effects);
         self.resubscribe(connack.session_present);
         for (owner, filter, options) in std::mem::take(&mut self.effects.subscribe) {
@@ -1094,7 +1090,7 @@ impl Session {
             for (owner, filter) in stale {
                 self.write_unsubscribe(owner, filter);
             }
-            self.again = self.in_flights.publishes_in_order().into();
+            self.in_flights.begin_again();
             self.resend(now);
         } else {
             self.unreleased.clear();
@@ -1135,9 +1131,7 @@ impl Session {
     fn resend(&mut self, now: Instant) {
         let nanos = self.nanos(now);
         let room = self.connack.as_ref().map_or(0, |connack| usize::from(connack.receive_maximum));
-        while self.in_flights.publishes().saturating_sub(self.again.len()) < room
-            && let Some(pkid) = self.again.pop_front()
-        {
+        while let Some(pkid) = self.in_flights.next_again(room) {
             let Some(InFlight::Publish { packet, sender, awaiting, expires, .. }) =
                 self.in_flights.get_mut(pkid)
             else {
@@ -1397,7 +1391,6 @@ impl Session {
         let sender = *sender;
         if reason_code.is_error() {
             self.in_flights.remove(pkid);
-            self.again.retain(|again| *again != pkid);
         } else {
             *awaiting = Awaiting::Pubcomp;
             self.write_answer(&Packet::PubRel(PubRel::new(pkid, None)));
@@ -1418,7 +1411,6 @@ impl Session {
             _ => return,
         }
         let Some(InFlight::Publish { sender, .. }) = self.in_flights.remove(pkid) else { return };
-        self.again.retain(|again| *again != pkid);
         if last == Awaiting::Puback {
             self.tell(sender, reason_code, reason_string);
         }
@@ -1553,7 +1545,7 @@ impl Session {
         self.asked = None;
         self.held = None;
         self.aliases.clear();
-        self.again.clear();
+        self.in_flights.stop_again();
         self.unclaimed.clear();
         for pkid in self.deliveries.forget() {
             // Without a PUBREC the broker delivers it again, and a handler that was cut short needs it.
@@ -1719,6 +1711,12 @@ impl Session {
 /// Message Expiry Interval for what is sent now, if its time is not up.
 fn remaining(expires: Instant, now: Instant) -> Option<u32> {
     (expires > now).then(|| whole_seconds(expires, now))
+}
+
+/// The largest packet that the broker takes, in bytes. 268,435,460 is what the Remaining Length can say at most (section
+/// 2.1.4), with its header.
+fn maximum_packet_size(connack: &ConnAck) -> usize {
+    connack.maximum_packet_size.map_or(268_435_460, |maximum| maximum as usize)
 }
 
 /// An upper bound of a PUBLISH's size on the wire, exact but for the length fields' own widths.
