@@ -38,6 +38,7 @@ __all__ = [
     "reason_name",
     "route",
     "topic_matches",
+    "understands_azure",
 ]
 
 _T = TypeVar("_T")
@@ -829,6 +830,9 @@ def route(filters: Sequence[str], topic: str) -> tuple[int, list[tuple[str, str]
 
 def own_topic(client_id: str, response_information: str | None, name: str) -> str:
     """The topic `name` below the place where this client may receive what others address to it."""
+
+def understands_azure(version: str) -> bool:
+    """Whether a version of the RPC protocol of Azure IoT Operations, such as `1.0`, is understood."""
 
 def reason_name(reason_code: int) -> str:
     """The standard's name of a reason code, e.g. `Not authorized`."""

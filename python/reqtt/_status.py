@@ -10,7 +10,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from reqtt import codecs
+from reqtt import _core, codecs
 from reqtt.errors import (
     BadRequest,
     InvalidResponse,
@@ -46,9 +46,6 @@ _MAX_STRING = 65_535
 # A receiver may close the connection on these (MQTT 5.0, section 1.5.4).
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]+")
 
-# Of the RPC protocol of Azure IoT Operations.
-_VERSION = re.compile(r"1\.[0-9]{1,5}")
-
 _CLASSES: dict[int, type[RemoteError]] = {
     400: BadRequest,
     404: NotFound,
@@ -70,7 +67,7 @@ def error_from_response(response: Response, topic: str | None = None) -> ReqttEr
         properties.setdefault(key, value)
     where = f' from "{topic}"' if topic is not None else ""
     version = properties.get("__protVer", "1.0")
-    if not _VERSION.fullmatch(version):
+    if not _core.understands_azure(version):
         return InvalidResponse(
             f"response{where} has protocol version {_shorten(version)!r}: 1.x is understood",
             response=response,

@@ -74,6 +74,12 @@ fn own_topic(client_id: &str, response_information: Option<&str>, name: &str) ->
     reqtt_core::own_topic(client_id, response_information, name)
 }
 
+/// Whether a version of the RPC protocol of Azure IoT Operations, such as `1.0`, is understood.
+#[pyfunction]
+fn understands_azure(version: &str) -> bool {
+    reqtt_core::azure::is_supported(version)
+}
+
 /// The standard's name of a reason code, e.g. `Not authorized`.
 #[pyfunction]
 fn reason_name(reason_code: u8) -> &'static str {
@@ -102,6 +108,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(route, module)?)?;
     module.add_function(wrap_pyfunction!(own_topic, module)?)?;
     module.add_function(wrap_pyfunction!(reason_name, module)?)?;
+    module.add_function(wrap_pyfunction!(understands_azure, module)?)?;
     module.add_function(wrap_pyfunction!(message::response_from, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::forked, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::ended, module)?)?;

@@ -572,9 +572,7 @@ impl Requesters {
             return count(counter, 1);
         };
         count(&self.counters.responses, 1);
-        if !message.properties.user_properties.is_empty() {
-            azure::observe(&message.properties);
-        }
+        azure::observe(&message.properties);
         effects.events.push(Event::Response {
             token: pending.token,
             message,
