@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +45,25 @@ async def nothing_left_behind(request: pytest.FixtureRequest) -> AsyncIterator[N
         await asyncio.sleep(0.02)
         gc.collect()
     pytest.fail(f"left behind after 2 s: {left()}")
+
+
+@pytest.fixture
+def answered_with(
+    requester: Callable[..., Awaitable[Any]], peer: Any, proxy: Any, topic: str
+) -> Callable[..., Awaitable[Any]]:
+    """`await answered_with(pairs, payload, **requester options)`: what a request makes of a raw response with
+    these user properties, its Response or what it raises."""
+
+    async def ask(pairs: tuple[tuple[str, str], ...], payload: bytes = b"body", **options: Any) -> Any:
+        req = await requester(proxy, **options)
+        waiting = asyncio.ensure_future(req.request(topic, b"x", timeout=5))
+        await peer.respond(await peer.receive(), payload, user_properties=pairs)
+        (result,) = await asyncio.gather(waiting, return_exceptions=True)
+        assert req.client.stats().pending == 0
+        following = asyncio.ensure_future(req.request(topic, b"y", timeout=5))
+        await peer.respond(await peer.receive(), "fine")
+        assert (await following).text == "fine"
+        assert proxy.accepted == 1
+        return result
+
+    return ask

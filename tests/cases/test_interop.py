@@ -19,30 +19,6 @@ Factory = Callable[..., Awaitable[Any]]
 Pairs = tuple[tuple[str, str], ...]
 
 
-async def answered_with(
-    requester: Factory,
-    raw: Factory,
-    broker: Any,
-    proxy: Proxy,
-    topic: str,
-    pairs: Pairs,
-    payload: bytes = b"body",
-) -> Any:
-    """What a request makes of a raw response with these user properties: its Response, or what it raises."""
-    peer = await raw(broker)
-    await peer.subscribe(topic)
-    req = await requester(proxy)
-    waiting = asyncio.ensure_future(req.request(topic, b"x", timeout=5))
-    await peer.respond(await peer.receive(), payload, user_properties=pairs)
-    (result,) = await asyncio.gather(waiting, return_exceptions=True)
-    assert req.client.stats().pending == 0
-    following = asyncio.ensure_future(req.request(topic, b"y", timeout=5))
-    await peer.respond(await peer.receive(), "fine")
-    assert (await following).text == "fine"
-    assert proxy.accepted == 1
-    return result
-
-
 @case("X1")
 @pytest.mark.parametrize(
     ("pairs", "status", "message", "application", "kind"),
@@ -59,18 +35,14 @@ async def answered_with(
     ids=lambda v: v[-1][1] if isinstance(v, tuple) else "",
 )
 async def test_an_error_status_is_a_remote_error(
-    proxy: Proxy,
-    requester: Factory,
-    raw: Factory,
-    broker: Any,
-    topic: str,
+    answered_with: Factory,
     pairs: Pairs,
     status: int,
     message: str | None,
     application: bool,
     kind: type[Exception],
 ) -> None:
-    error = await answered_with(requester, raw, broker, proxy, topic, pairs)
+    error = await answered_with(pairs)
     assert type(error) is kind, error
     assert (error.status, bool(error.application)) == (status, application)
     if message is not None:
@@ -81,10 +53,8 @@ async def test_an_error_status_is_a_remote_error(
 
 @case("X1")
 @pytest.mark.parametrize("value", ["abc", "", "20O", "-1", "5e2", "99999999999999999999"])
-async def test_a_status_that_is_no_number_is_an_invalid_response(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, value: str
-) -> None:
-    error = await answered_with(requester, raw, broker, proxy, topic, (("__stat", value),))
+async def test_a_status_that_is_no_number_is_an_invalid_response(answered_with: Factory, value: str) -> None:
+    error = await answered_with((("__stat", value),))
     assert type(error) is reqtt.InvalidResponse, error
     assert error.response.payload == b"body"
 
@@ -93,10 +63,8 @@ async def test_a_status_that_is_no_number_is_an_invalid_response(
 @pytest.mark.parametrize(
     "pairs", [(), (("__stat", "200"),), (("__stat", "204"),), (("stat", "500"),)], ids=str
 )
-async def test_no_status_and_a_good_status_are_success(
-    proxy: Proxy, requester: Factory, raw: Factory, broker: Any, topic: str, pairs: Pairs
-) -> None:
-    response = await answered_with(requester, raw, broker, proxy, topic, pairs)
+async def test_no_status_and_a_good_status_are_success(answered_with: Factory, pairs: Pairs) -> None:
+    response = await answered_with(pairs)
     assert isinstance(response, reqtt.Response), response
     assert (response.payload, response.user_properties) == (b"body", pairs)
 

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import trustme
@@ -128,12 +129,6 @@ def mochi(certificate: Certificate) -> Iterator[Server]:
 
 
 @contextmanager
-def mqtt5(certificate: Certificate) -> Iterator[Server]:
-    with _rust("mqtt5", certificate) as server:
-        yield server
-
-
-@contextmanager
 def rumqttd(certificate: Certificate) -> Iterator[Server]:
     with _rust("rumqttd", certificate) as server:
         yield replace(server, refuses=False, ws_mqtt5=False)
@@ -141,21 +136,8 @@ def rumqttd(certificate: Certificate) -> Iterator[Server]:
 
 @contextmanager
 def _rust(kind: str, certificate: Certificate) -> Iterator[Server]:
-    installed.runtime("cargo")
-    program = installed.there(installed.MADE / "cargo" / "debug" / f"{kind}-broker")
-    with _process(kind, installed.crate(kind), [str(program)], certificate) as server:
-        yield server
-
-
-@contextmanager
-def hivemq(certificate: Certificate) -> Iterator[Server]:
-    with _java("hivemq", certificate) as server:
-        yield server
-
-
-@contextmanager
-def moquette(certificate: Certificate) -> Iterator[Server]:
-    with _java("moquette", certificate) as server:
+    command = installed.rust(f"{kind}-broker")
+    with _process(kind, installed.crate(kind), command, certificate) as server:
         yield server
 
 
@@ -196,12 +178,12 @@ BROKERS: dict[str, Callable[[Certificate], object]] = {
     "loopback": loopback,
     "aedes": aedes,
     "mochi": mochi,
-    "hivemq": hivemq,
-    "mqtt5": mqtt5,
+    "hivemq": partial(_java, "hivemq"),
+    "mqtt5": partial(_rust, "mqtt5"),
     "rumqttd": rumqttd,
 }
 # Speaks MQTT 3 only: no column of the matrix.
-OTHERS: dict[str, Callable[[Certificate], object]] = {"moquette": moquette}
+OTHERS: dict[str, Callable[[Certificate], object]] = {"moquette": partial(_java, "moquette")}
 NAMES = {
     "mosquitto": "Mosquitto",
     "loopback": "reqtt's loopback broker",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ import pytest
 from interop import results
 from interop.brokers import BROKERS, Brokers, Server
 from interop.installed import Missing
+from interop.peers import Peer
 
 TO = os.environ.get("REQTT_INTEROP_RESULTS")
 RECORDER = pytest.StashKey[results.Recorder]()
@@ -51,15 +53,34 @@ def _brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
     brokers.close()
 
 
+@contextmanager
+def not_run_if_missing() -> Iterator[None]:
+    """Skips the test, and says what is missing."""
+    try:
+        yield
+    except Missing as missing:
+        pytest.skip(f"not run: {missing}")
+
+
+def running_broker(request: pytest.FixtureRequest, brokers: Brokers, kind: str) -> Server:
+    with not_run_if_missing():
+        found = brokers.get(kind)
+    recorder_of(request.config).versions[kind] = found.version
+    return found
+
+
+def installed_peer(request: pytest.FixtureRequest, key: str, peer: Peer) -> Peer:
+    with not_run_if_missing():
+        peer.command()
+        version = peer.version()
+    recorder_of(request.config).versions[key] = version
+    return peer
+
+
 @pytest.fixture(params=list(BROKERS))
 def server(request: pytest.FixtureRequest, _brokers: Brokers) -> Server:
     """Each broker of the matrix."""
-    try:
-        found = _brokers.get(request.param)
-    except Missing as missing:
-        pytest.skip(f"not run: {missing}")
-    recorder_of(request.config).versions[found.kind] = found.version
-    return found
+    return running_broker(request, _brokers, request.param)
 
 
 @pytest.fixture

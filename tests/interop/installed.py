@@ -61,6 +61,12 @@ def debian(package: str) -> str:
     return done.stdout.rpartition("-")[0] or done.stdout
 
 
+def rust(name: str) -> list[str]:
+    """The command of a program of the workspace."""
+    runtime("cargo")
+    return [str(there(MADE / "cargo" / "debug" / name))]
+
+
 def java(name: str, main: str) -> list[str]:
     """The command of a program in Java."""
     command = runtime("java")

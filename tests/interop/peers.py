@@ -73,7 +73,7 @@ PEERS = {
         "rumqttc",
         "Rust",
         partial(installed.crate, "rumqttc"),
-        partial(_built, "cargo", "cargo/debug/rumqttc-peer"),
+        partial(installed.rust, "rumqttc-peer"),
     ),
     "hivemq_client": Peer(
         "HiveMQ MQTT Client",
@@ -94,3 +94,10 @@ PEERS = {
         partial(_built, "cc", "paho_c"),
     ),
 }
+# It speaks a protocol of its own: see test_azure.py.
+AZURE = Peer(
+    "Azure IoT Operations SDK",
+    "Rust",
+    partial(installed.crate, "azure_iot_operations_protocol"),
+    partial(installed.rust, "azure-peer"),
+)

@@ -7,7 +7,7 @@ from typing import Any
 
 from interop import results
 from interop.brokers import NAMES
-from interop.peers import PEERS
+from interop.peers import AZURE, PEERS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "interoperability.md"
 
@@ -117,21 +117,13 @@ def peers(found: dict[str, Any]) -> str:
     notes = Notes()
     rows = []
     for key, cells in found["peers"].items():
-        full, language, version = named(key)
-        name, comma, part = full.partition(",")
-        name = f"{name} {found['versions'][version]}{comma}{part}"
+        peer = (PEERS | {"azure": AZURE}).get(key)
+        # Mosquitto's own programs have its version.
+        name, comma, part = (key if peer is None else peer.name).partition(",")
+        name = f"{name} {found['versions'][key if peer else 'mosquitto']}{comma}{part}"
+        language = "C" if peer is None else peer.language
         rows.append([name, language, *(notes.cell(cells.get(way)) for way in ("they ask", "they answer"))])
     return table(["peer", "language", "they ask", "they answer"], rows) + notes.text()
-
-
-def named(key: str) -> tuple[str, str, str]:
-    """Name, language, and where the version is."""
-    if key in PEERS:
-        return PEERS[key].name, PEERS[key].language, key
-    if key == "azure":
-        return "Azure IoT Operations SDK", "Rust", key
-    # Programs of Mosquitto, which have its version.
-    return key, "C", "mosquitto"
 
 
 class Notes:

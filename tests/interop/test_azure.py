@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 import reqtt
-from interop import installed
-from interop.conftest import recorder_of
-from interop.installed import Missing
+from interop.conftest import installed_peer
+from interop.peers import AZURE
 from interop.processes import running
 from reqtt import Request, RequestError, responder
 from support.packets import Type
@@ -27,27 +26,21 @@ ROW = "azure"
 
 
 @pytest.fixture(scope="session")
-def program(request: pytest.FixtureRequest) -> str:
-    try:
-        installed.runtime("cargo")
-        found = installed.there(installed.MADE / "cargo" / "debug" / "azure-peer")
-    except Missing as missing:
-        pytest.skip(f"not run: {missing}")
-    recorder_of(request.config).versions[ROW] = installed.crate("azure_iot_operations_protocol")
-    return str(found)
+def program(request: pytest.FixtureRequest) -> list[str]:
+    return installed_peer(request, ROW, AZURE).command()
 
 
 @pytest.fixture
-async def executor(program: str, seen: Any, topic: str) -> AsyncIterator[str]:
+async def executor(program: list[str], seen: Any, topic: str) -> AsyncIterator[str]:
     """Its CommandExecutor, subscribed to this topic."""
-    async with running(program, "respond", str(seen.port), topic):
+    async with running(*program, "respond", str(seen.port), topic):
         await seen.wait_down(Type.SUBACK, timeout=15)
         yield topic
 
 
-async def asked(program: str, port: int, topic: str, *payloads: str) -> dict[str, Any]:
+async def asked(program: list[str], port: int, topic: str, *payloads: str) -> dict[str, Any]:
     """What its CommandInvoker gets for each payload."""
-    async with running(program, "request", str(port), topic, f"{topic}/response", *payloads) as process:
+    async with running(*program, "request", str(port), topic, f"{topic}/response", *payloads) as process:
         assert process.stdout is not None
         said = (await asyncio.wait_for(process.stdout.read(), 20)).decode()
         assert await process.wait() == 0, said
@@ -128,7 +121,9 @@ async def test_what_its_executor_refuses(
 
 
 @pytest.mark.cell("peers", ROW, "they ask")
-async def test_its_invoker_asks(broker: Any, serving: Factory, program: str, seen: Any, topic: str) -> None:
+async def test_its_invoker_asks(
+    broker: Any, serving: Factory, program: list[str], seen: Any, topic: str
+) -> None:
     heard: list[Request] = []
 
     @responder(topic)
@@ -150,7 +145,7 @@ async def test_its_invoker_asks(broker: Any, serving: Factory, program: str, see
 
 @pytest.mark.cell("peers", ROW, "they ask")
 async def test_errors_that_its_invoker_understands(
-    broker: Any, serving: Factory, program: str, seen: Any, topic: str
+    broker: Any, serving: Factory, program: list[str], seen: Any, topic: str
 ) -> None:
     @responder(topic, timeout=0.3)
     async def power(body: str) -> str:
@@ -177,7 +172,7 @@ async def test_errors_that_its_invoker_understands(
 
 @pytest.mark.cell("peers", ROW, "they ask")
 async def test_its_invoker_waits_no_longer_than_it_said(
-    broker: Any, serving: Factory, program: str, seen: Any, topic: str
+    broker: Any, serving: Factory, program: list[str], seen: Any, topic: str
 ) -> None:
     over = asyncio.Event()
 

@@ -8,28 +8,18 @@ import pytest
 
 import reqtt
 from interop.brokers import Brokers, Server
-from interop.conftest import recorder_of
-from interop.installed import Missing
+from interop.conftest import running_broker
 from interop.report import KEEP_ALIVE_0, LEVEL_5
-
-
-def running(request: pytest.FixtureRequest, brokers: Brokers, kind: str) -> Server:
-    try:
-        found = brokers.get(kind)
-    except Missing as missing:
-        pytest.skip(f"not run: {missing}")
-    recorder_of(request.config).versions[kind] = found.version
-    return found
 
 
 @pytest.fixture
 def moquette(request: pytest.FixtureRequest, _brokers: Brokers) -> Server:
-    return running(request, _brokers, "moquette")
+    return running_broker(request, _brokers, "moquette")
 
 
 @pytest.fixture
 def rumqttd(request: pytest.FixtureRequest, _brokers: Brokers) -> Server:
-    return running(request, _brokers, "rumqttd")
+    return running_broker(request, _brokers, "rumqttd")
 
 
 async def answer(server: Server, connect: str) -> str:

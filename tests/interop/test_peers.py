@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 import reqtt
-from interop.conftest import recorder_of
-from interop.installed import Missing
+from interop.conftest import installed_peer
 from interop.peers import PEERS, Peer
 from interop.processes import running
 from reqtt import RequestError, correlate, responder
@@ -37,14 +36,7 @@ async def power(light: str, body: str) -> str:
 
 @pytest.fixture(params=list(PEERS))
 def peer(request: pytest.FixtureRequest) -> Peer:
-    found = PEERS[request.param]
-    try:
-        found.command()
-        version = found.version()
-    except Missing as missing:
-        pytest.skip(f"not run: {missing}")
-    recorder_of(request.config).versions[request.param] = version
-    return found
+    return installed_peer(request, request.param, PEERS[request.param])
 
 
 @cell("{peer}", "they answer")
