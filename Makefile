@@ -64,7 +64,7 @@ interop: build $(VENV)/tools ## Try every broker and peer, and write docs/intero
 	REQTT_INTEROP_RESULTS=tests/interop/results.json $(BIN)/python -m pytest tests/interop --deselect tests/interop/test_report.py
 	PYTHONPATH=tests:python $(BIN)/python -m interop.report
 
-conformance: ## Write docs/conformance.md from the marks of the tests
+conformance: $(VENV)/made ## Write docs/conformance.md from the marks of the tests
 	PYTHONPATH=tests $(BIN)/python -m conformance.report
 
 SEED ?= 1
