@@ -87,11 +87,21 @@ async def test_sigterm_while_the_broker_is_away_still_answers_when_it_is_back(
         process.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.4)
         assert process.process.returncode is None, "it has answers to deliver"
+        proxy.delay(0.1, "down")
         await proxy.accept()
         assert [r.payload.split()[0] for r in await asyncio.gather(*waiting)] == [
             b"r-%d" % i for i in range(5)
         ]
         assert await asyncio.wait_for(process.process.wait(), 5) == 0
+    # The session holds none of them for the next process, which would run them again.
+    (goodbye,) = proxy.up(DISCONNECT)
+    assert [r.packet.packet_id for r in proxy.up(PUBACK)] == [
+        r.packet.packet_id for r in proxy.down(PUBLISH, ECHO) if r.connection == goodbye.connection
+    ]
+    assert goodbye is proxy.up()[-1]
+    assert len([r for r in proxy.down(UNSUBACK) if r.index < goodbye.index]) == 6
+    runs = [line["run"] for line in lines(tmp_path / "log") if "run" in line]
+    assert sorted(runs) == [f"r-{i}" for i in range(5)]
 
 
 async def test_sigterm_while_the_broker_is_away_and_nothing_is_owed_ends_at_once(
@@ -102,6 +112,20 @@ async def test_sigterm_while_the_broker_is_away_and_nothing_is_owed_ends_at_once
         proxy.cut()
         await asyncio.sleep(0.1)
         process.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.process.wait(), 3) == 0
+
+
+async def test_a_drain_that_waits_for_its_unsuback_ends_with_the_connection(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    async with serving_process(proxy.url, tmp_path / "log") as process:
+        proxy.drop("down", UNSUBACK)
+        process.process.send_signal(signal.SIGTERM)
+        await proxy.wait_up(UNSUBSCRIBE, count=6)
+        await asyncio.sleep(0.1)
+        assert process.process.returncode is None
+        proxy.refuse()
+        proxy.cut()
         assert await asyncio.wait_for(process.process.wait(), 3) == 0
 
 

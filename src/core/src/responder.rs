@@ -101,6 +101,8 @@ struct Responder {
     /// Told once, when the SUBACK is there.
     token: Option<Token>,
     active: bool,
+    /// Its UNSUBACK is awaited: until then requests may come.
+    leaving: bool,
     /// It starts no handler any more.
     stopped: bool,
     running: usize,
@@ -110,6 +112,10 @@ struct Responder {
 }
 
 impl Responder {
+    fn works(&self) -> bool {
+        self.running > 0 || !self.queue.is_empty()
+    }
+
     fn is_full(&self) -> bool {
         self.queue.len() >= QUEUE_LIMIT || self.queued >= QUEUE_BYTES
     }
@@ -234,6 +240,7 @@ impl Responders {
             identifier,
             token: Some(token),
             active: false,
+            leaving: false,
             stopped: false,
             running: 0,
             queue: VecDeque::new(),
@@ -455,7 +462,6 @@ impl Responders {
     pub fn reply(&mut self, delivery: u64, reply: Option<Reply>, now: Instant, effects: &mut Effects) {
         if let Some(responder) = self.finish(delivery, reply, now, effects) {
             self.start(responder, now, effects);
-            self.settle_drains(effects);
         }
     }
 
@@ -573,28 +579,34 @@ impl Responders {
     pub fn drain(&mut self, token: Token, ids: Vec<u32>, effects: &mut Effects) {
         let known: Vec<u32> = ids.into_iter().filter(|id| self.responders.contains_key(id)).collect();
         for id in &known {
-            // Until its UNSUBACK requests may come, also where its SUBACK is not there yet.
-            self.responders.get_mut(id).expect("known").active = true;
+            self.responders.get_mut(id).expect("known").leaving = true;
             effects.end_subscription(Owner::Responder(*id));
         }
         self.drains.push((token, known));
     }
 
     /// The UNSUBACK is there: what was received before it is finished, then the responder is gone.
-    pub fn unsubscribed(&mut self, id: u32, effects: &mut Effects) {
+    pub fn unsubscribed(&mut self, id: u32) {
         if let Some(responder) = self.responders.get_mut(&id) {
             responder.active = false;
+            responder.leaving = false;
         }
-        self.settle_drains(effects);
     }
 
-    /// Ends the drains whose responders have nothing left to do, and forgets those.
-    pub fn settle_drains(&mut self, effects: &mut Effects) {
+    pub fn draining(&self) -> bool {
+        !self.drains.is_empty()
+    }
+
+    /// Ends the drains whose responders have nothing left to do, and forgets those. With `cut_off` there is no
+    /// connection for an UNSUBACK to come on, and none is needed for anything else: then a drain is over with its
+    /// last handler.
+    pub fn settle_drains(&mut self, cut_off: bool, effects: &mut Effects) {
         for (token, mut ids) in std::mem::take(&mut self.drains) {
+            let leaves =
+                !cut_off || ids.iter().any(|id| self.responders.get(id).is_some_and(Responder::works));
             ids.retain(|id| {
-                let busy = self.responders.get(id).is_some_and(|responder| {
-                    responder.active || responder.running > 0 || !responder.queue.is_empty()
-                });
+                let responder = self.responders.get(id);
+                let busy = responder.is_some_and(|it| it.works() || it.leaving && leaves);
                 if !busy {
                     self.forget(*id, effects);
                 }
@@ -620,7 +632,6 @@ impl Responders {
             effects.end_subscription(Owner::Responder(*id));
             self.forget(*id, effects);
         }
-        self.settle_drains(effects);
     }
 
     fn forget(&mut self, id: u32, effects: &mut Effects) {

@@ -317,7 +317,6 @@ impl Session {
             Command::Drain { token, responders } => {
                 self.responders.drain(token, responders, &mut self.effects);
                 self.settle(now);
-                self.responders.settle_drains(&mut self.effects);
             }
             Command::StopResponders { responders } => {
                 self.responders.stop(&responders, now, &mut self.effects);
@@ -421,7 +420,14 @@ impl Session {
             self.pump(now);
         }
         self.acknowledge();
-        if !self.effects.drained.is_empty() {
+        self.settle_drains();
+        self.counters.in_flight.store(self.in_flights.publishes() as u64, Ordering::Relaxed);
+    }
+
+    fn settle_drains(&mut self) {
+        if self.responders.draining() {
+            let answered = self.effects.replies.is_empty() && self.nothing_queued();
+            self.responders.settle_drains(answered && self.state != State::Online, &mut self.effects);
             self.drained.append(&mut self.effects.drained);
         }
         if !self.drained.is_empty()
@@ -429,7 +435,6 @@ impl Session {
         {
             self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
         }
-        self.counters.in_flight.store(self.in_flights.publishes() as u64, Ordering::Relaxed);
     }
 
     fn carry_out(&mut self, now: Instant) {
@@ -806,8 +811,7 @@ impl Session {
     fn unsubscribe(&mut self, owner: Owner) {
         let Some(sub) = self.subs.remove(&owner) else { return self.unsubscribed(owner) };
         if self.state != State::Online {
-            self.stale.push((owner, sub.filter));
-            return self.unsubscribed(owner);
+            return self.stale.push((owner, sub.filter));
         }
         if sub.state == SubState::Wanted {
             return self.unsubscribed(owner);
@@ -829,7 +833,7 @@ impl Session {
 
     fn unsubscribed(&mut self, owner: Owner) {
         if let Owner::Responder(id) = owner {
-            self.responders.unsubscribed(id, &mut self.effects);
+            self.responders.unsubscribed(id);
             self.responders_changed();
         }
     }
@@ -1093,6 +1097,9 @@ impl Session {
             self.in_flights.begin_again();
             self.resend(now);
         } else {
+            for (owner, _) in stale {
+                self.unsubscribed(owner);
+            }
             self.unreleased.clear();
             self.doubtful = false;
             self.start_over();
@@ -1494,6 +1501,10 @@ impl Session {
     /// Time passed.
     pub fn tick(&mut self, now: Instant) -> Result<(), Lost> {
         let nanos = self.nanos(now);
+        if self.state != State::Online {
+            // A handler may have ended since.
+            self.settle_drains();
+        }
         if self.requesters.next_deadline().is_some_and(|deadline| deadline <= nanos) {
             self.requesters.expire(nanos, &mut self.effects);
             self.settle(now);
@@ -1566,10 +1577,7 @@ impl Session {
         self.responders.disconnected();
         let session = self.options.session_expiry_interval > 0;
         self.requesters.disconnected(session);
-        for (owner, filter) in self.in_flights.drop_subscribes() {
-            self.stale.push((owner, filter));
-            self.unsubscribed(owner);
-        }
+        self.stale.extend(self.in_flights.drop_subscribes());
         self.end_what_may_not_be_resent(lost);
         for queue in &mut self.queues {
             queue.retain_mut(|queued| match queued {
@@ -1584,7 +1592,7 @@ impl Session {
             });
         }
         self.effects.acknowledge.clear();
-        self.responders.settle_drains(&mut self.effects);
+        self.settle_drains();
     }
 
     /// Whether the broker has these subscriptions is not known: it is asked again, whatever its session says.
