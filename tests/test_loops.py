@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -743,6 +744,89 @@ async def test_a_response_that_meets_a_cancellation_does_no_harm(
             assert task.result().text == "x"
     assert (await req.request(echo, "next", timeout=3)).text == "next"
     assert req.client.stats().pending == 0
+
+
+async def test_a_task_may_cancel_another_whose_response_came_with_its_own(
+    loopback: Any, requester: Factory, raw: Factory, topic: str, echo: str
+) -> None:
+    peer = await raw(loopback)
+    await peer.subscribe(topic)
+    req = await requester(loopback)
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def ask() -> Any:
+        response = await req.request(topic, timeout=3)
+        for task in tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        return response
+
+    tasks += [asyncio.create_task(ask()) for _ in range(4)]
+    for request in [await peer.receive() for _ in tasks]:
+        await peer.respond(request, "x", qos=0)
+    # Without a turn of the loop: they come as one batch.
+    eventually_blocking(lambda: req.client.stats().responses == 4)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert outcomes[0].text == "x"
+    assert [task.cancelled() for task in tasks] == [False, True, True, True]
+    assert (await req.request(echo, "next", timeout=3)).text == "next"
+    assert req.client.stats().pending == 0
+
+
+async def test_a_task_goes_on_in_its_own_context(loopback: Any, requester: Factory, echo: str) -> None:
+    req = await requester(loopback)
+    who: ContextVar[str] = ContextVar("who")
+
+    async def ask(name: str) -> tuple[str, asyncio.Task[Any] | None]:
+        who.set(name)
+        await req.request(echo, name, timeout=3)
+        return who.get(), asyncio.current_task()
+
+    tasks = [asyncio.create_task(ask(str(n))) for n in range(10)]
+    for n, task in enumerate(tasks):
+        assert await task == (str(n), task)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_what_stops_the_loop_costs_no_other_request(
+    loopback: Any, topic: str, loop_factory: Any, stop: type[BaseException]
+) -> None:
+    """Raised at a response by a task of several whose responses come together."""
+    complaints: list[Any] = []
+
+    async def begin(go: list[asyncio.Task[Any]]) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        client = reqtt.Client(loopback.url)
+        requester = reqtt.Requester(client)
+        await requester.__aenter__()
+
+        async def ask(n: int) -> str:
+            response = await requester.request(topic, str(n), timeout=5)
+            if n == 1:
+                raise stop
+            return response.text
+
+        async with reqtt.Client(loopback.url) as other, other.subscribe(topic) as requests:
+            go += [asyncio.create_task(ask(n)) for n in range(4)]
+            came = [await anext(requests) for _ in go]
+            for request in came:
+                await other.publish(
+                    request.response_topic, request.payload, correlation_data=request.correlation_data
+                )
+            eventually_blocking(lambda: client.stats().responses == 4)
+            await asyncio.Event().wait()
+
+    async def end(tasks: list[asyncio.Task[Any]]) -> list[Any]:
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    tasks: list[asyncio.Task[Any]] = []
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        with pytest.raises(stop):
+            runner.run(begin(tasks))
+        outcomes = runner.run(end(tasks))
+    assert [outcome for n, outcome in enumerate(outcomes) if n != 1] == ["0", "2", "3"]
+    assert isinstance(outcomes[1], stop)
+    assert not complaints
 
 
 async def test_cancelling_a_publish_leaves_the_client_usable(

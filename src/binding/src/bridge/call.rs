@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyNone;
 use reqtt_core::command::Token;
 
 use super::Bridge;
+use super::parked::Parked;
 
 /// Where the drain leaves the outcome.
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub(crate) struct Slot(Mutex<State>);
 #[derive(Default)]
 struct State {
     /// What the waiting task is parked on.
-    future: Option<Py<PyAny>>,
+    parked: Option<Py<Parked>>,
     outcome: Option<PyResult<Py<PyAny>>>,
     over: bool,
 }
@@ -29,23 +29,14 @@ impl Slot {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves the outcome and wakes who waits for it.
-    pub(super) fn complete(&self, py: Python<'_>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
-        let future = {
-            let mut state = self.lock();
-            if state.over {
-                return Ok(());
-            }
-            state.outcome = Some(outcome);
-            state.future.take()
-        };
-        let Some(future) = future else { return Ok(()) };
-        let future = future.bind(py);
-        // A cancelled one has its task on the way already.
-        if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
-            future.call_method1(intern!(py, "set_result"), (PyNone::get(py),))?;
+    /// Leaves the outcome; gives who waits for it, to be woken.
+    pub(super) fn complete(&self, outcome: PyResult<Py<PyAny>>) -> Option<Py<Parked>> {
+        let mut state = self.lock();
+        if state.over {
+            return None;
         }
-        Ok(())
+        state.outcome = Some(outcome);
+        state.parked.take()
     }
 }
 
@@ -70,7 +61,7 @@ struct One {
 }
 
 impl One {
-    /// Gives the outcome, or parks the task on a future of the loop.
+    /// Gives the outcome, or parks the task.
     fn step(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         {
             let mut state = self.slot.lock();
@@ -84,7 +75,7 @@ impl One {
                 drop(state);
                 return Err(outcome.map_or_else(|error| error, |value| stop_iteration(py, value)));
             }
-            if state.future.is_some() {
+            if state.parked.is_some() {
                 return Err(PyRuntimeError::new_err(
                     "another task awaits this already: await a call once, and share its result",
                 ));
@@ -92,16 +83,15 @@ impl One {
         }
         let bridge = self.bridge.get();
         bridge.on_its_loop(py)?;
-        let future = bridge.create_future(py)?;
-        future.setattr(intern!(py, "_asyncio_future_blocking"), true)?;
-        self.slot.lock().future = Some(future.clone().unbind());
-        Ok(future.unbind())
+        let parked = Py::new(py, bridge.parked(py))?;
+        self.slot.lock().parked = Some(parked.clone_ref(py));
+        Ok(parked.into_any())
     }
 
     fn give_up(&self, py: Python<'_>) {
         let over = {
             let mut state = self.slot.lock();
-            state.future = None;
+            state.parked = None;
             let over = state.over || state.outcome.is_some();
             state.over = true;
             over

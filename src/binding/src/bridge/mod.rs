@@ -4,6 +4,7 @@
 //! the I/O thread has left, and what the program asks for within one tick of the loop goes down as one batch.
 
 mod call;
+mod parked;
 mod wake;
 
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -25,6 +26,7 @@ use reqtt_core::{Error, ResponderOptions};
 
 pub(crate) use self::call::Call;
 use self::call::Slot;
+use self::parked::Parked;
 use self::wake::{Shared, WakeFd, WakeThread, Waker};
 use crate::outcome::{self, Waiting};
 use crate::owner::Owner;
@@ -54,6 +56,8 @@ struct Inner {
     /// What the program asked for in this tick of the loop.
     cork: Vec<Command>,
     flushing: bool,
+    /// Room for the tasks that a batch of events wakes.
+    woken: Vec<Py<Parked>>,
     /// Scratch for a drain.
     events: Vec<Event>,
     /// What the loop waits for on behalf of the connection.
@@ -71,7 +75,6 @@ struct Responder(Arc<(Arc<ResponderOptions>, Py<PyAny>)>);
 #[pyclass(frozen, weakref, module = "reqtt._core")]
 pub(crate) struct Bridge {
     event_loop: Py<PyAny>,
-    create_future: Py<PyAny>,
     call_soon: Py<PyAny>,
     create_task: Py<PyAny>,
     /// Told of `Connected`, `Disconnected` and `Reconnecting`.
@@ -124,7 +127,6 @@ impl Bridge {
         let bridge = Py::new(
             py,
             Self {
-                create_future: event_loop.getattr(intern!(py, "create_future"))?.unbind(),
                 call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
                 create_task: task_factory(py, &event_loop)?,
                 event_loop: event_loop.clone().unbind(),
@@ -180,8 +182,8 @@ impl Bridge {
         }
     }
 
-    pub(super) fn create_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.create_future.bind(py).call0()
+    pub(super) fn parked(&self, py: Python<'_>) -> Parked {
+        Parked::new(self.event_loop.clone_ref(py))
     }
 
     /// Starts an operation: `command` is given the token that its outcome comes back under.
@@ -346,7 +348,11 @@ impl Bridge {
         for waiter in waiters {
             let closed = errors::to_py(py, &Error::ClientClosed);
             match waiter {
-                Waiter::Call(slot, _) => slot.complete(py, Err(closed))?,
+                Waiter::Call(slot, _) => {
+                    if let Some(parked) = slot.complete(Err(closed)) {
+                        Parked::wake_soon(parked.bind(py))?;
+                    }
+                }
                 Waiter::Subscription { fail: end, .. } | Waiter::Gather { end, .. } => {
                     drop(end.bind(py).call1((closed.value(py),))?);
                 }
@@ -368,8 +374,9 @@ impl Bridge {
         Ok(())
     }
 
-    /// Tells one event. An error here is a bug or a loop that is closing: it goes to the loop's handler.
-    fn handle(slf: &Bound<'_, Self>, event: Event) -> PyResult<()> {
+    /// Tells one event; whom it wakes goes to `woken`. An error here is a bug or a loop that is closing: it goes to the
+    /// loop's handler.
+    fn handle(slf: &Bound<'_, Self>, event: Event, woken: &mut Vec<Py<Parked>>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         match event {
@@ -383,7 +390,8 @@ impl Bridge {
                 let waiter = inner.take(token);
                 drop(inner);
                 let Some(Waiter::Call(slot, waiting)) = waiter else { return Ok(()) };
-                slot.complete(py, waiting.outcome(py, event))
+                woken.extend(slot.complete(waiting.outcome(py, event)));
+                Ok(())
             }
             Event::Request { responder, delivery, message, deadline } => {
                 let Some(known) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
@@ -406,10 +414,12 @@ impl Bridge {
                 push.bind(py).call1((message::Message::new(py, message)?, delivery))?;
                 Ok(())
             }
-            Event::Published { token, .. } | Event::ConnAck { token, .. } => match this.take(token) {
-                Some(Waiter::Call(slot, waiting)) => slot.complete(py, waiting.outcome(py, event)),
-                _ => Ok(()),
-            },
+            Event::Published { token, .. } | Event::ConnAck { token, .. } => {
+                if let Some(Waiter::Call(slot, waiting)) = this.take(token) {
+                    woken.extend(slot.complete(waiting.outcome(py, event)));
+                }
+                Ok(())
+            }
             Event::Subscribed { token } => {
                 let slot = {
                     let mut inner = this.lock();
@@ -421,19 +431,27 @@ impl Bridge {
                         },
                     }
                 };
-                slot.map_or(Ok(()), |slot| slot.complete(py, Ok(py.None())))
+                woken.extend(slot.and_then(|slot| slot.complete(Ok(py.None()))));
+                Ok(())
             }
             Event::Done { token } => match this.take(token) {
-                Some(Waiter::Call(slot, _)) => slot.complete(py, Ok(py.None())),
+                Some(Waiter::Call(slot, _)) => {
+                    woken.extend(slot.complete(Ok(py.None())));
+                    Ok(())
+                }
                 Some(Waiter::Gather { end, .. }) => end.bind(py).call1((py.None(),)).map(drop),
                 _ => Ok(()),
             },
             Event::Failed { token, error } => match this.take(token) {
-                Some(Waiter::Call(slot, _)) => slot.complete(py, Err(errors::to_py(py, &error))),
+                Some(Waiter::Call(slot, _)) => {
+                    woken.extend(slot.complete(Err(errors::to_py(py, &error))));
+                    Ok(())
+                }
                 Some(Waiter::Subscription { slot, fail, .. }) => {
                     let error = errors::to_py(py, &error);
                     fail.bind(py).call1((error.value(py),))?;
-                    slot.map_or(Ok(()), |slot| slot.complete(py, Err(error)))
+                    woken.extend(slot.and_then(|slot| slot.complete(Err(error))));
+                    Ok(())
                 }
                 Some(Waiter::Gather { end, .. }) => {
                     end.bind(py).call1((errors::to_py(py, &error).value(py),)).map(drop)
@@ -479,23 +497,47 @@ impl Bridge {
         self.event_loop.bind(py).call_method1(intern!(py, "remove_reader"), (watched.as_raw_fd(),)).map(drop)
     }
 
-    /// Tells what has gathered in `events`, which goes back for the next time.
+    /// Tells what has gathered in `events`, which goes back for the next time, then lets the tasks go on that wait for
+    /// it. Only the loop calls this: no task runs.
     fn handle_all(slf: &Bound<'_, Self>, mut events: Vec<Event>, write: bool) -> PyResult<()> {
         let this = slf.get();
-        let several = events.len() > 1;
-        for event in events.drain(..) {
-            if let Err(error) = Self::handle(slf, event) {
-                this.complain(slf.py(), &error)?;
+        let py = slf.py();
+        let handlers = events.len() > 1 && events.iter().any(|event| matches!(event, Event::Request { .. }));
+        let (mut woken, flushing) = {
+            let mut inner = this.lock();
+            // What these tasks ask for leaves in one write.
+            (std::mem::take(&mut inner.woken), std::mem::replace(&mut inner.flushing, true))
+        };
+        let mut passing = Ok(());
+        let mut note = |outcome: PyResult<()>| {
+            let Err(error) = outcome else { return };
+            // What stops the loop is for the loop, when all others have been told, too.
+            let exception = error.is_instance_of::<PyException>(py);
+            let told = if exception { this.complain(py, &error) } else { Err(error) };
+            if passing.is_ok() {
+                passing = told;
             }
+        };
+        for event in events.drain(..) {
+            note(Self::handle(slf, event, &mut woken));
         }
-        this.lock().events = events;
-        payload::take_back(slf.py());
-        if write || several {
-            // Behind the tasks that these events have woken: what they ask for leaves in the same write, and in
-            // the same turn of the loop.
+        // Behind all events: a task finds what they say, such as whether the client is connected.
+        for parked in woken.drain(..) {
+            note(Parked::wake(parked.bind(py)));
+        }
+        let mut inner = this.lock();
+        inner.events = events;
+        inner.woken = woken;
+        inner.flushing = flushing;
+        drop(inner);
+        payload::take_back(py);
+        if handlers && !flushing {
+            // Behind the handlers that these events have begun.
             Self::send_cork_soon(slf, this.lock())?;
+        } else if write || !this.lock().cork.is_empty() {
+            this.send_cork(this.lock());
         }
-        Ok(())
+        passing
     }
 }
 
