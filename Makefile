@@ -8,7 +8,7 @@ SOURCES := $(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.toml
 
 SEEDS ?= 100000
 
-.PHONY: help demo test test-rust simulate test-python interop conformance lint format build clean wheels leaks chaos fuzz bench report count audit docs
+.PHONY: help demo test peers test-rust simulate test-python interop conformance lint format build clean wheels leaks chaos fuzz bench report count audit docs
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,7 +33,14 @@ build: $(VENV)/built ## Build and install into .venv
 demo: build ## Play the main scene: a phone switches a bedroom light on
 	$(BIN)/python examples/light_in_bedroom.py
 
-test: lint test-rust test-python wheels ## Install what the tests need, and run them all
+# The compilers of the peers beside mypy and stubtest, which leave a core idle.
+test: build $(VENV)/tools ## Install what the tests need, and run them all
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint peers
+	$(MAKE) --no-print-directory test-rust test-python wheels
+
+peers: $(VENV)/made
+	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
+	PYTHON=$(PYTHON) tests/interop/install.sh
 
 test-rust:
 	cargo test --locked --quiet
@@ -51,16 +58,12 @@ simulate: ## Play the core in SEEDS simulated worlds (make simulate SEEDS=100000
 	REQTT_SEEDS=$(SEEDS) cargo test --locked --release --package reqtt-core --lib simulation -- --nocapture
 
 # Most tests wait for something. One after the other, for a debugger: make test-python PARALLEL=
-PARALLEL ?= -n 2 --dist loadfile
-test-python: build $(VENV)/tools
+PARALLEL ?= -n 3 --dist loadfile
+test-python: build $(VENV)/tools peers
 	cargo build --release --locked --quiet -p count
-	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
-	PYTHON=$(PYTHON) tests/interop/install.sh
 	$(BIN)/python -m pytest $(PARALLEL)
 
-interop: build $(VENV)/tools ## Try every broker and peer, and write docs/interoperability.md from what they show
-	PYTHON=$(abspath $(BIN)/python) tests/install-servers.sh
-	PYTHON=$(PYTHON) tests/interop/install.sh
+interop: build $(VENV)/tools peers ## Try every broker and peer, and write docs/interoperability.md from what they show
 	REQTT_INTEROP_RESULTS=tests/interop/results.json $(BIN)/python -m pytest tests/interop --deselect tests/interop/test_report.py
 	PYTHONPATH=tests:python $(BIN)/python -m interop.report
 

@@ -35,7 +35,7 @@ for python in $candidates; do
     tests=("$@")
     [ "$version" != "$mine" ] || tests=()
     # Not the checks of sources and of load: they do not depend on the interpreter.
-    REQTT_DIST="$work/dist" "$work/$version/bin/python" -m pytest -q -p no:cacheprovider -n 2 --dist loadfile ${tests[@]+"${tests[@]}"} tests/release/test_wheel.py \
+    REQTT_DIST="$work/dist" "$work/$version/bin/python" -m pytest -q -p no:cacheprovider -n 3 --dist loadfile ${tests[@]+"${tests[@]}"} tests/release/test_wheel.py \
         --ignore tests/test_typing.py --ignore tests/test_soak.py --ignore tests/support --ignore tests/test_docstrings.py
 done
 [ "$tried" != " " ] || { echo "no CPython from 3.11 up was found" >&2; exit 1; }
