@@ -12,6 +12,7 @@ pub mod azure;
 pub mod command;
 pub mod connection;
 pub mod correlation;
+mod duplicates;
 mod effects;
 pub mod error;
 #[cfg(any(test, fuzzing))]

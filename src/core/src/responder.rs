@@ -12,6 +12,7 @@ use slab::Slab;
 use crate::azure;
 use crate::command::{Counters, Event, SubscribeOptions, Token, count};
 use crate::correlation::CorrelationSource;
+use crate::duplicates::{Duplicates, Outcome, Seen};
 use crate::effects::{Effects, Outgoing, Owner};
 use crate::error::{Error, Result};
 use crate::message::{Message, Properties};
@@ -83,12 +84,6 @@ pub const GATHER: &str = "rq-gather";
 /// The user property in which they do.
 const IDENTITY: &str = "rq-id";
 
-/// How many duplicate keys are remembered, and how many bytes of responses, per connection.
-const CACHE_ENTRIES: usize = 10_000;
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// How long a request is remembered after its expiry, or at all if it names none: a copy may come late, and in
-/// its last second Mosquitto delivers it without an expiry.
-const REMEMBERED: Duration = Duration::from_secs(60);
 /// How many QoS 0 requests may wait for one responder, and how many bytes of them; QoS 1 and 2 are bounded by Receive
 /// Maximum.
 const QUEUE_LIMIT: usize = 10_000;
@@ -134,7 +129,8 @@ struct Incoming {
     deadline: Option<Instant>,
     /// The delivery to acknowledge when all is done; `None` at QoS 0, or once acknowledged.
     delivery: Option<u64>,
-    key: Option<Key>,
+    /// Its number among the [`Duplicates`].
+    known: Option<usize>,
 }
 
 /// A request whose handler runs.
@@ -144,7 +140,7 @@ struct Running {
     generation: u32,
     deadline: Option<Instant>,
     delivery: Option<u64>,
-    key: Option<Key>,
+    known: Option<usize>,
     response_topic: Option<String>,
     correlation_data: Option<Bytes>,
     qos: u8,
@@ -153,37 +149,12 @@ struct Running {
     azure: bool,
 }
 
-/// What makes two deliveries one request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key(Arc<(Bytes, String, Bytes)>);
-
-#[derive(Debug)]
-enum Cached {
-    /// Its handler waits or runs; these deliveries are acknowledged with it.
-    Running(Vec<u64>),
-    /// It was answered with this (`None`: with nothing).
-    Answered(Option<Message>),
-}
-
-#[derive(Debug)]
-struct Entry {
-    cached: Cached,
-    /// Of the request.
-    deadline: Option<Instant>,
-    until: Instant,
-    bytes: usize,
-}
-
 pub(crate) struct Responders {
     responders: HashMap<u32, Responder>,
     router: Router<u32>,
     running: Slab<Running>,
     generation: u32,
-    /// By keys that peers choose: its hasher withstands those who choose them to collide.
-    cache: std::collections::HashMap<Key, Entry>,
-    /// Answered keys, oldest first.
-    order: VecDeque<Key>,
-    cache_bytes: usize,
+    duplicates: Duplicates,
     drains: Vec<(Token, Vec<u32>)>,
     /// What tells the responders of this connection from those of others.
     identity: String,
@@ -200,9 +171,7 @@ impl Responders {
             router: Router::new(),
             running: Slab::new(),
             generation: 0,
-            cache: std::collections::HashMap::new(),
-            order: VecDeque::new(),
-            cache_bytes: 0,
+            duplicates: Duplicates::default(),
             drains: Vec::new(),
             identity: String::from_utf8_lossy(&CorrelationSource::new().next()).into_owned(),
             client_id: String::new(),
@@ -284,19 +253,15 @@ impl Responders {
                 && let Some(incoming) = responder.pop()
             {
                 count(&self.counters.requests_dropped, 1);
-                if let Some(key) = &incoming.key {
-                    self.cache.remove(key);
+                if let Some(known) = incoming.known {
+                    self.duplicates.forget(known);
                 }
             }
         }
         for (_, running) in &mut self.running {
             running.delivery = None;
         }
-        for entry in self.cache.values_mut() {
-            if let Cached::Running(deliveries) = &mut entry.cached {
-                deliveries.clear();
-            }
-        }
+        self.duplicates.disconnected();
     }
 
     /// Whether a responder answers on this topic.
@@ -334,19 +299,21 @@ impl Responders {
             count(&self.counters.requests_dropped, 1);
             return effects.acknowledge.extend(delivery);
         }
-        let key = key(&message).filter(|_| responder.options.deduplicate);
-        self.sweep(now);
-        if let Some(key) = &key {
-            if let Some(entry) = self.cache.get_mut(key) {
+        let deduplicate = responder.options.deduplicate;
+        let seen = if deduplicate { self.duplicates.see(&message, deadline, now) } else { None };
+        let known = match seen {
+            None => None,
+            Some(Seen::First(known)) => Some(known),
+            Some(Seen::Before(entry)) => {
                 count(&self.counters.duplicates_suppressed, 1);
-                match &mut entry.cached {
-                    Cached::Running(deliveries) => deliveries.extend(delivery),
-                    Cached::Answered(None) => effects.acknowledge.extend(delivery),
+                match &mut entry.outcome {
+                    Outcome::Running(deliveries) => deliveries.extend(delivery),
+                    Outcome::Answered(None) => effects.acknowledge.extend(delivery),
                     // Nobody waits for it any more.
-                    Cached::Answered(Some(_)) if entry.deadline.is_some_and(|deadline| deadline <= now) => {
+                    Outcome::Answered(Some(_)) if entry.deadline.is_some_and(|deadline| deadline <= now) => {
                         effects.acknowledge.extend(delivery);
                     }
-                    Cached::Answered(Some(response)) => {
+                    Outcome::Answered(Some(response)) => {
                         let mut message = response.clone();
                         message.properties.message_expiry_interval =
                             deadline.map(|deadline| whole_seconds(deadline, now));
@@ -357,12 +324,9 @@ impl Responders {
                 }
                 return;
             }
-            let until = deadline.unwrap_or(now) + REMEMBERED;
-            let cached = Cached::Running(Vec::new());
-            self.cache.insert(key.clone(), Entry { cached, deadline, until, bytes: 0 });
-        }
+        };
         let responder = self.responders.get_mut(&id).expect("routed to it");
-        let mut incoming = Incoming { message, deadline, delivery, key };
+        let mut incoming = Incoming { message, deadline, delivery, known };
         if responder.options.ack == Ack::OnReceipt {
             effects.acknowledge.extend(incoming.delivery.take());
         }
@@ -371,8 +335,8 @@ impl Responders {
             let topic = topic::one_line(incoming.message.topic(), 80);
             let (waiting, bytes) = (responder.queue.len(), responder.queued);
             log::warn!(target: "reqtt.responder", "request on \"{topic}\" dropped: {waiting} ({bytes} bytes) wait already");
-            if let Some(key) = &incoming.key {
-                self.cache.remove(key);
+            if let Some(known) = incoming.known {
+                self.duplicates.forget(known);
             }
             return;
         }
@@ -418,10 +382,8 @@ impl Responders {
             if incoming.deadline.is_some_and(|deadline| deadline <= now) {
                 count(&self.counters.requests_dropped, 1);
                 effects.acknowledge.extend(incoming.delivery);
-                if let Some(Entry { cached: Cached::Running(deliveries), .. }) =
-                    incoming.key.and_then(|key| self.cache.remove(&key))
-                {
-                    effects.acknowledge.extend(deliveries);
+                if let Some(known) = incoming.known {
+                    effects.acknowledge.extend(self.duplicates.forget(known));
                 }
                 continue;
             }
@@ -433,7 +395,7 @@ impl Responders {
                 generation: self.generation,
                 deadline: incoming.deadline,
                 delivery: incoming.delivery,
-                key: incoming.key,
+                known: incoming.known,
                 response_topic: properties.response_topic.clone(),
                 correlation_data: properties.correlation_data.clone(),
                 qos: incoming.message.qos,
@@ -515,8 +477,8 @@ impl Responders {
         }
         let response = reply.filter(|_| !expired).and_then(|reply| self.response(&running, reply, now));
         let mut deliveries: Vec<u64> = running.delivery.into_iter().collect();
-        if let Some(key) = &running.key {
-            deliveries.extend(self.remember(key, response.as_ref()));
+        if let Some(known) = running.known {
+            deliveries.extend(self.duplicates.answered(known, response.as_ref()));
         }
         match response {
             Some(response) => {
@@ -531,39 +493,10 @@ impl Responders {
         Some(running.responder)
     }
 
-    /// Keeps the response for copies that come later; gives the deliveries of copies that came meanwhile.
-    fn remember(&mut self, key: &Key, response: Option<&Message>) -> Vec<u64> {
-        let Some(entry) = self.cache.get_mut(key) else { return Vec::new() };
-        entry.bytes = response.map_or(0, |response| response.payload.len())
-            + key.0.0.len()
-            + key.0.1.len()
-            + key.0.2.len();
-        self.cache_bytes += entry.bytes;
-        self.order.push_back(key.clone());
-        match std::mem::replace(&mut entry.cached, Cached::Answered(response.cloned())) {
-            Cached::Running(deliveries) => deliveries,
-            Cached::Answered(_) => Vec::new(),
-        }
-    }
-
-    /// Forgets answered requests that are over, or too many. Those still running stay.
-    fn sweep(&mut self, now: Instant) {
-        while let Some(key) = self.order.front() {
-            let over = self.cache.get(key).is_none_or(|entry| entry.until <= now);
-            if !over && self.order.len() <= CACHE_ENTRIES && self.cache_bytes <= CACHE_BYTES {
-                break;
-            }
-            let key = self.order.pop_front().expect("looked at above");
-            if let Some(entry) = self.cache.remove(&key) {
-                self.cache_bytes -= entry.bytes;
-            }
-        }
-    }
-
     /// How many answered requests are remembered, and in how many bytes.
     #[cfg(test)]
     pub fn remembered(&self) -> (usize, usize) {
-        (self.order.len(), self.cache_bytes)
+        self.duplicates.remembered()
     }
 
     /// The time to drain is over: what has not been started is answered with 503, and nothing more starts.
@@ -625,8 +558,8 @@ impl Responders {
         for id in ids {
             let Some(responder) = self.responders.get_mut(id) else { continue };
             for incoming in std::mem::take(&mut responder.queue) {
-                if let Some(key) = incoming.key {
-                    self.cache.remove(&key);
+                if let Some(known) = incoming.known {
+                    self.duplicates.forget(known);
                 }
             }
             effects.end_subscription(Owner::Responder(*id));
@@ -682,12 +615,6 @@ fn identifier(filter: &str) -> u32 {
     let hash =
         filter.bytes().fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     1 + hash % 268_435_455
-}
-
-fn key(message: &Message) -> Option<Key> {
-    let correlation_data = message.properties.correlation_data.clone()?;
-    let response_topic = message.properties.response_topic.clone()?;
-    Some(Key(Arc::new((correlation_data, response_topic, message.topic.clone()))))
 }
 
 /// Message Expiry Interval for a message that ends then: down, not up, so that it never promises more than it had.
