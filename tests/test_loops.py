@@ -787,6 +787,21 @@ async def test_a_task_goes_on_in_its_own_context(loopback: Any, requester: Facto
         assert await task == (str(n), task)
 
 
+def test_the_task_of_a_handler_has_its_name(loopback: Any, topic: str, loop_factory: Any) -> None:
+    @reqtt.responder(topic)
+    async def power() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        return task.get_name()
+
+    async def main() -> str:
+        async with reqtt.Responder(loopback.url, [power]), reqtt.Requester(loopback.url) as req:
+            return (await req.request(topic, timeout=5)).text
+
+    assert run(loop_factory, main()).startswith("responder ")
+    assert run(loop_factory, main()).endswith("power")
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_what_stops_the_loop_costs_no_other_request(
     loopback: Any, topic: str, loop_factory: Any, stop: type[BaseException]

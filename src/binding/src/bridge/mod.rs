@@ -63,20 +63,23 @@ struct Inner {
     /// What the loop waits for on behalf of the connection.
     #[cfg(target_os = "linux")]
     watched: Option<Arc<std::os::fd::OwnedFd>>,
-    responders: HashMap<u32, Responder>,
+    responders: HashMap<u32, Arc<Responder>>,
     /// The tasks of running handlers, with their responder: the loop itself holds them weakly.
     running: HashMap<u64, (u32, Py<PyAny>)>,
 }
 
-#[derive(Clone)]
-struct Responder(Arc<(Arc<ResponderOptions>, Py<PyAny>)>);
+struct Responder {
+    options: Arc<ResponderOptions>,
+    runner: Py<PyAny>,
+    /// Makes a task of what `runner` gives.
+    task: Py<PyAny>,
+}
 
 /// Ties one connection to one event loop.
 #[pyclass(frozen, weakref, module = "reqtt._core")]
 pub(crate) struct Bridge {
     event_loop: Py<PyAny>,
     call_soon: Py<PyAny>,
-    create_task: Py<PyAny>,
     /// Told of `Connected`, `Disconnected` and `Reconnecting`.
     on_event: Py<PyAny>,
     /// A weak reference to the Python client, for `Request.client`.
@@ -128,7 +131,6 @@ impl Bridge {
             py,
             Self {
                 call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
-                create_task: task_factory(py, &event_loop)?,
                 event_loop: event_loop.clone().unbind(),
                 on_event,
                 client,
@@ -254,7 +256,9 @@ impl Bridge {
         runner: Py<PyAny>,
     ) -> PyResult<Call> {
         let options = Arc::new(options);
-        slf.get().lock().responders.insert(id, Responder(Arc::new((options.clone(), runner))));
+        let task = task_maker(slf.get().event_loop.bind(slf.py()), runner.bind(slf.py()))?;
+        let responder = Responder { options: options.clone(), runner, task };
+        slf.get().lock().responders.insert(id, Arc::new(responder));
         Self::start(slf, Waiting::Plain, |token| Command::OpenResponder { token, responder: id, options })
     }
 
@@ -395,12 +399,11 @@ impl Bridge {
             }
             Event::Request { responder, delivery, message, deadline } => {
                 let Some(known) = this.lock().responders.get(&responder).cloned() else { return Ok(()) };
-                let (options, runner) = &*known.0;
                 let owner = Owner::Loop(slf.clone().unbind());
-                let request =
-                    message::Request::incoming(py, owner, options.clone(), delivery, message, deadline)?;
-                let coroutine = runner.bind(py).call1((request.clone_ref(py),))?;
-                let task = this.create_task.bind(py).call1((coroutine,))?;
+                let options = known.options.clone();
+                let request = message::Request::incoming(py, owner, options, delivery, message, deadline)?;
+                let coroutine = known.runner.bind(py).call1((request.clone_ref(py),))?;
+                let task = known.task.bind(py).call1((coroutine,))?;
                 if !request.get().is_over() {
                     this.lock().running.insert(delivery, (responder, task.unbind()));
                 }
@@ -664,15 +667,16 @@ fn running_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
     Ok((!running.is_none()).then_some(running))
 }
 
-/// How a handler's task is made: eagerly where Python can (3.12), so that one that never waits costs no turn
-/// of the loop.
-fn task_factory(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-    if py.version_info() < (3, 12) {
-        return Ok(event_loop.getattr("create_task")?.unbind());
-    }
+/// How the tasks of a handler are made: under its name, and eagerly where Python can (3.12), so that one that never
+/// waits costs no turn of the loop.
+fn task_maker(event_loop: &Bound<'_, PyAny>, runner: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    let py = event_loop.py();
     let options = PyDict::new(py);
     options.set_item("loop", event_loop)?;
-    options.set_item("eager_start", true)?;
+    options.set_item("name", runner.getattr("__name__")?)?;
+    if py.version_info() >= (3, 12) {
+        options.set_item("eager_start", true)?;
+    }
     let partial = py.import("functools")?.getattr("partial")?;
     Ok(partial.call((py.import("asyncio")?.getattr("Task")?,), Some(&options))?.unbind())
 }
