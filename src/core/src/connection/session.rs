@@ -381,6 +381,7 @@ impl Session {
         self.asked = None;
     }
 
+    /// Without responders a response topic may be subscribed at another QoS.
     fn responders_changed(&mut self) {
         self.requesters.set_responders_share(self.responders.acknowledge_late(), &mut self.effects);
     }
@@ -421,6 +422,7 @@ impl Session {
         }
         self.acknowledge();
         self.settle_drains();
+        self.carry_out(now);
         self.counters.in_flight.store(self.in_flights.publishes() as u64, Ordering::Relaxed);
     }
 
@@ -429,6 +431,7 @@ impl Session {
             let answered = self.effects.replies.is_empty() && self.nothing_queued();
             self.responders.settle_drains(answered && self.state != State::Online, &mut self.effects);
             self.drained.append(&mut self.effects.drained);
+            self.responders_changed();
         }
         if !self.drained.is_empty()
             && (self.nothing_queued() || self.state == State::Offline && !self.known())
