@@ -40,7 +40,10 @@ async def test_a_thousand_connections_leave_nothing_behind(broker: Any) -> None:
     before = threads_and_descriptors()
     for _ in range(1_000):
         await open_and_close()
-    assert threads_and_descriptors() == before
+    # The broker is in this process too, and closes its side of the last connection a moment later.
+    await eventually(
+        lambda: all(now <= then for now, then in zip(threads_and_descriptors(), before, strict=True))
+    )
 
 
 @pytest.mark.parametrize("scheme", ["mqtt", "ws"])
