@@ -798,8 +798,9 @@ def test_the_task_of_a_handler_has_its_name(loopback: Any, topic: str, loop_fact
         async with reqtt.Responder(loopback.url, [power]), reqtt.Requester(loopback.url) as req:
             return (await req.request(topic, timeout=5)).text
 
-    assert run(loop_factory, main()).startswith("responder ")
-    assert run(loop_factory, main()).endswith("power")
+    name = run(loop_factory, main())
+    assert name.startswith("responder ")
+    assert name.endswith("power")
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
@@ -808,8 +809,9 @@ def test_what_stops_the_loop_costs_no_other_request(
 ) -> None:
     """Raised at a response by a task of several whose responses come together."""
     complaints: list[Any] = []
+    tasks: list[asyncio.Task[Any]] = []
 
-    async def begin(go: list[asyncio.Task[Any]]) -> None:
+    async def begin() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         client = reqtt.Client(loopback.url)
         requester = reqtt.Requester(client)
@@ -822,23 +824,21 @@ def test_what_stops_the_loop_costs_no_other_request(
             return response.text
 
         async with reqtt.Client(loopback.url) as other, other.subscribe(topic) as requests:
-            go += [asyncio.create_task(ask(n)) for n in range(4)]
-            came = [await anext(requests) for _ in go]
-            for request in came:
+            tasks.extend(asyncio.create_task(ask(n)) for n in range(4))
+            for request in [await anext(requests) for _ in tasks]:
                 await other.publish(
                     request.response_topic, request.payload, correlation_data=request.correlation_data
                 )
             eventually_blocking(lambda: client.stats().responses == 4)
             await asyncio.Event().wait()
 
-    async def end(tasks: list[asyncio.Task[Any]]) -> list[Any]:
+    async def end() -> list[Any]:
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    tasks: list[asyncio.Task[Any]] = []
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         with pytest.raises(stop):
-            runner.run(begin(tasks))
-        outcomes = runner.run(end(tasks))
+            runner.run(begin())
+        outcomes = runner.run(end())
     assert [outcome for n, outcome in enumerate(outcomes) if n != 1] == ["0", "2", "3"]
     assert isinstance(outcomes[1], stop)
     assert not complaints
