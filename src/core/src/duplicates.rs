@@ -1,7 +1,7 @@
 //! Which requests were taken in already, and what they were answered with: a copy that comes later is not run again.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,6 +24,16 @@ pub(crate) enum Outcome {
     Running(Vec<u64>),
     /// It was answered with this (`None`: with nothing).
     Answered(Option<Message>),
+}
+
+impl Outcome {
+    /// Those of copies that came while it ran.
+    fn deliveries(self) -> Vec<u64> {
+        match self {
+            Self::Running(deliveries) => deliveries,
+            Self::Answered(_) => Vec::new(),
+        }
+    }
 }
 
 /// A request that is remembered: what makes two deliveries one request, and what came of it.
@@ -73,12 +83,7 @@ impl Duplicates {
         let correlation_data = message.properties.correlation_data.as_ref()?;
         let response_topic = message.properties.response_topic.as_ref()?;
         let topic = &message.topic;
-        let mut hasher = self.hasher.build_hasher();
-        for part in [correlation_data, response_topic.as_bytes(), topic] {
-            hasher.write_usize(part.len());
-            hasher.write(part);
-        }
-        let hash = hasher.finish();
+        let hash = self.hasher.hash_one((correlation_data, response_topic, topic));
         let entries = &mut self.entries;
         let known =
             self.table.find(hash, |&index| entries[index].is(correlation_data, response_topic, topic));
@@ -108,10 +113,7 @@ impl Duplicates {
             + entry.topic.len();
         self.bytes += entry.bytes;
         self.answered.push_back(index);
-        match std::mem::replace(&mut entry.outcome, Outcome::Answered(response.cloned())) {
-            Outcome::Running(deliveries) => deliveries,
-            Outcome::Answered(_) => Vec::new(),
-        }
+        std::mem::replace(&mut entry.outcome, Outcome::Answered(response.cloned())).deliveries()
     }
 
     /// It will not be run, so a copy may be; gives the deliveries of copies that came meanwhile.
@@ -121,10 +123,7 @@ impl Duplicates {
             found.remove();
         }
         self.bytes -= entry.bytes;
-        match entry.outcome {
-            Outcome::Running(deliveries) => deliveries,
-            Outcome::Answered(_) => Vec::new(),
-        }
+        entry.outcome.deliveries()
     }
 
     /// The connection is gone, and the numbers of its deliveries with it.

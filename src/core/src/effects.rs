@@ -42,8 +42,6 @@ pub(crate) struct Effects {
     pub replies: Vec<Outgoing>,
     /// Deliveries to acknowledge now.
     pub acknowledge: Vec<u64>,
-    /// Drains whose responders have nothing left to do.
-    pub drained: Vec<Token>,
 }
 
 impl Effects {

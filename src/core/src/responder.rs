@@ -530,10 +530,11 @@ impl Responders {
         !self.drains.is_empty()
     }
 
-    /// Ends the drains whose responders have nothing left to do, and forgets those. With `cut_off` there is no
+    /// Forgets the responders that drain and have nothing left to do; gives the drains that are over. With `cut_off` there is no
     /// connection for an UNSUBACK to come on, and none is needed for anything else: then a drain is over with its
     /// last handler.
-    pub fn settle_drains(&mut self, cut_off: bool, effects: &mut Effects) {
+    pub fn settle_drains(&mut self, cut_off: bool, effects: &mut Effects) -> Vec<Token> {
+        let mut over = Vec::new();
         for (token, mut ids) in std::mem::take(&mut self.drains) {
             let leaves =
                 !cut_off || ids.iter().any(|id| self.responders.get(id).is_some_and(Responder::works));
@@ -546,11 +547,12 @@ impl Responders {
                 busy
             });
             if ids.is_empty() {
-                effects.drained.push(token);
+                over.push(token);
             } else {
                 self.drains.push((token, ids));
             }
         }
+        over
     }
 
     /// Takes responders away at once; handlers that still run find nobody to reply to.
@@ -579,12 +581,12 @@ impl Responders {
 
     /// The connection will not come back: nobody is left to drain for.
     pub fn give_up(&mut self, error: &Error, effects: &mut Effects) {
-        effects.drained.extend(std::mem::take(&mut self.drains).into_iter().map(|(token, _)| token));
         for responder in self.responders.values_mut() {
             if let Some(token) = responder.token.take() {
                 effects.events.push(Event::Failed { token, error: error.clone() });
             }
         }
+        effects.events.extend(self.drains.drain(..).map(|(token, _)| Event::Done { token }));
     }
 }
 

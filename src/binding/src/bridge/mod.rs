@@ -505,7 +505,8 @@ impl Bridge {
     fn handle_all(slf: &Bound<'_, Self>, mut events: Vec<Event>, write: bool) -> PyResult<()> {
         let this = slf.get();
         let py = slf.py();
-        let handlers = events.len() > 1 && events.iter().any(|event| matches!(event, Event::Request { .. }));
+        let several = events.len() > 1;
+        let mut handlers = false;
         let (mut woken, flushing) = {
             let mut inner = this.lock();
             // What these tasks ask for leaves in one write.
@@ -522,6 +523,7 @@ impl Bridge {
             }
         };
         for event in events.drain(..) {
+            handlers |= several && matches!(event, Event::Request { .. });
             note(Self::handle(slf, event, &mut woken));
         }
         // Behind all events: a task finds what they say, such as whether the client is connected.

@@ -429,8 +429,8 @@ impl Session {
     fn settle_drains(&mut self) {
         if self.responders.draining() {
             let answered = self.effects.replies.is_empty() && self.nothing_queued();
-            self.responders.settle_drains(answered && self.state != State::Online, &mut self.effects);
-            self.drained.append(&mut self.effects.drained);
+            let cut_off = answered && self.state != State::Online;
+            self.drained.extend(self.responders.settle_drains(cut_off, &mut self.effects));
             self.responders_changed();
         }
         if !self.drained.is_empty()
@@ -1661,7 +1661,6 @@ impl Session {
             self.effects.events.push(Event::Failed { token, error: error.clone() });
         }
         self.responders.give_up(error, &mut self.effects);
-        self.effects.events.extend(self.effects.drained.drain(..).map(|token| Event::Done { token }));
         self.effects.events.extend(self.drained.drain(..).map(|token| Event::Done { token }));
         self.effects.subscribe.clear();
         self.effects.unsubscribe.clear();
