@@ -16,6 +16,7 @@ from typing import Any, Self
 from scramp import ScramException, ScramMechanism
 
 from support.packets import AUTH, CONNACK, CONNECT, DISCONNECT, Decoder, Packet, Type, encode
+from support.waiting import eventually
 
 CONTINUE, AGAIN = 0x18, 0x19
 NOT_AUTHORIZED, BAD_METHOD = 0x87, 0x8C
@@ -145,7 +146,8 @@ class Gate:
         return self.links[-1].seen
 
     async def ended(self, timeout: float = 5) -> list[Packet]:
-        """What the latest client sent, up to its end."""
+        """What the latest client sent, up to its end; one that has gone may not have been let in yet."""
+        await eventually(lambda: self.links, timeout)
         await asyncio.wait_for(self.links[-1].closed.wait(), timeout)
         return self.seen
 
