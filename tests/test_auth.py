@@ -1155,6 +1155,8 @@ async def test_nothing_below_tls_1_2_is_offered(scheme: str, tls: Any) -> None:
 
 
 async def test_a_server_that_chooses_tls_1_1_is_left() -> None:
+    left = asyncio.Event()
+
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readexactly(5)
         await reader.readexactly(struct.unpack_from(">H", head, 3)[0])
@@ -1163,9 +1165,12 @@ async def test_a_server_that_chooses_tls_1_1_is_left() -> None:
         writer.write(b"\x16\x03\x02" + struct.pack(">H", len(server_hello)) + server_hello)
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        left.set()
 
     server = await asyncio.start_server(listen, "127.0.0.1", 0)
     url = f"mqtts://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     with pytest.raises(reqtt.ConnectError, match=r"(?i)tls"):
         await reqtt.Client(url, tls=reqtt.TlsOptions(verify=False), connect_timeout=2).connect()
+    await asyncio.wait_for(left.wait(), 5)
     server.close()
